@@ -1,0 +1,134 @@
+package evidence
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/trustgate/trustgate/oci"
+)
+
+// Gather runs the collectors side by side and returns what they found, in the
+// order of the collectors. The referrers are listed once for all of them. A
+// collector that panics on foreign bytes leaves a Problem, not a dead process.
+func Gather(ctx context.Context, collectors []Collector, subject Subject) Findings {
+	subject.Source = &shared{Source: subject.Source, limit: subject.Limits.Referrers}
+	found := make([]Findings, len(collectors))
+	var wg sync.WaitGroup
+	for i, c := range collectors {
+		wg.Go(func() {
+			defer func() {
+				if p := recover(); p != nil {
+					found[i] = Findings{Problems: []Problem{{Collector: c.Name(), Message: fmt.Sprintf("the collector failed: %v", p)}}}
+				}
+			}()
+			found[i] = c.Collect(ctx, subject)
+		})
+	}
+	wg.Wait()
+	var all Findings
+	for _, f := range found {
+		all.Signatures = append(all.Signatures, f.Signatures...)
+		all.Attestations = append(all.Attestations, f.Attestations...)
+		for _, p := range f.Problems {
+			// Collectors that read the same list fail for the same reason.
+			if !slices.ContainsFunc(all.Problems, func(o Problem) bool { return o.Message == p.Message }) {
+				all.Problems = append(all.Problems, p)
+			}
+		}
+	}
+	return all
+}
+
+// shared lists the referrers of one digest once.
+type shared struct {
+	Source
+	limit int
+
+	mu    sync.Mutex
+	lists map[digest.Digest]*referrers
+}
+
+type referrers struct {
+	once sync.Once
+	list []oci.Descriptor
+	err  error
+}
+
+func (s *shared) Referrers(ctx context.Context, d digest.Digest) ([]oci.Descriptor, error) {
+	s.mu.Lock()
+	if s.lists == nil {
+		s.lists = map[digest.Digest]*referrers{}
+	}
+	r, ok := s.lists[d]
+	if !ok {
+		r = &referrers{}
+		s.lists[d] = r
+	}
+	s.mu.Unlock()
+	r.once.Do(func() {
+		r.list, r.err = s.Source.Referrers(ctx, d)
+		if r.err == nil && s.limit > 0 && len(r.list) > s.limit {
+			// Looking at the first few would let a stranger push the real
+			// ones out of sight.
+			r.err = fmt.Errorf("%s has %d referrers, more than limits.referrers (%d)", d, len(r.list), s.limit)
+		}
+	})
+	return r.list, r.err
+}
+
+// Inherit returns the verified items of f as evidence about a child of the
+// index that f is about: the index commits to the child's digest. Claims are
+// not inherited; each manifest makes its own.
+func (f Findings) Inherit() Findings {
+	var inherited Findings
+	for _, s := range f.Signatures {
+		if s.By.Verified() {
+			s.Inherited = true
+			inherited.Signatures = append(inherited.Signatures, s)
+		}
+	}
+	for _, a := range f.Attestations {
+		if a.By.Verified() {
+			a.Inherited = true
+			inherited.Attestations = append(inherited.Attestations, a)
+		}
+	}
+	return inherited
+}
+
+// Cover turns the claims of f that arrived inside a signed index into
+// attestations by its signers: whoever signs an index signs each digest in it,
+// that of BuildKit's attestation manifest included. Statements found anywhere
+// else stay claims.
+func (f Findings) Cover(index digest.Digest, signers []Voucher) Findings {
+	covered := f
+	covered.Attestations = nil
+	for _, a := range f.Attestations {
+		if a.InIndex == "" || a.InIndex != index || a.By.Verified() || a.Err != "" || len(signers) == 0 {
+			covered.Attestations = append(covered.Attestations, a)
+			continue
+		}
+		for _, by := range signers {
+			if by.Verified() {
+				a.By, a.Inherited = by, true
+				covered.Attestations = append(covered.Attestations, a)
+			}
+		}
+	}
+	return covered
+}
+
+// Signers lists each signer that stands behind a signature of f once.
+func (f Findings) Signers() []Voucher {
+	var signers []Voucher
+	for _, s := range f.Signatures {
+		if s.By.Verified() && !slices.Contains(signers, s.By) {
+			signers = append(signers, s.By)
+		}
+	}
+	return signers
+}
