@@ -1,0 +1,44 @@
+#!/bin/sh
+# Installs the Debian packages that the end-to-end tests drive, and only those
+# that are missing. Safe to run again: a complete machine is left as it is.
+set -eu
+
+if ! command -v apt-get >/dev/null 2>&1; then
+	echo "e2e/install.sh: this is not a Debian system (no apt-get)." >&2
+	echo "Install these yourself, then run the tests again: skopeo podman buildah runc gpg git busybox (static)" >&2
+	exit 1
+fi
+
+packages='skopeo podman buildah containerd runc gnupg gpg-agent git busybox-static ca-certificates'
+missing=
+for package in $packages; do
+	case $(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true) in
+	installed) ;;
+	*) missing="$missing $package" ;;
+	esac
+done
+
+if [ -z "$missing" ]; then
+	echo "e2e: the system packages are all there"
+	exit 0
+fi
+
+if [ "$(id -u)" = 0 ]; then
+	as_root=
+elif command -v sudo >/dev/null 2>&1; then
+	as_root=sudo
+else
+	echo "e2e/install.sh: these packages are missing:$missing" >&2
+	echo "Run this script as root, or install sudo." >&2
+	exit 1
+fi
+
+echo "e2e: installing$missing"
+# RUNLEVEL=1 keeps the packages from starting their services.
+install() {
+	# shellcheck disable=SC2086 # words are wanted
+	$as_root env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -q --no-install-recommends $missing
+}
+$as_root apt-get update -q
+install

@@ -1,0 +1,120 @@
+package gate
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/trustgate/trustgate/ledger"
+	"github.com/trustgate/trustgate/oci"
+	"github.com/trustgate/trustgate/policy"
+)
+
+// Admission is the heart of the program: one manifest, the verdict on it, and
+// what is worth telling about it.
+type Admission struct {
+	Reference oci.Reference // with the digest that was judged, and the tag if one was asked for
+	Manifest  *oci.Manifest
+	Verdict   Verdict
+	Detail
+
+	key    string        // of the memo
+	client policy.Client // what the rules read of it
+	// truncated says that the tree of parents was cut off at the depth at
+	// which this admission was asked for; asked for directly, the image could
+	// fare better.
+	truncated bool
+}
+
+// Verdict is what was decided, when, and for how long it stands.
+type Verdict struct {
+	ID          string // in the ledger; "" for evidence, which is not judged
+	Action      policy.Action
+	BeforeMode  policy.Action // what it would be if every mode were enforce
+	Reasons     []policy.Reason
+	Annotations map[string]string
+	Input       digest.Digest // of the input document that was judged
+	JudgedAt    time.Time
+	ExpiresAt   time.Time
+	Took        time.Duration
+	Stale       bool // the upstream did not answer, an earlier verdict stands
+}
+
+// Blocked says whether the pull is refused.
+func (v Verdict) Blocked() bool { return policy.Stricter(v.Action, policy.Annotate) == policy.Block }
+
+// Detail is what the gate knows about an admitted manifest beside its verdict;
+// it is kept with the judgement, so that a restart loses nothing.
+type Detail struct {
+	Root     bool            `json:"root,omitempty"`
+	Platform string          `json:"platform,omitempty"`
+	DiffIDs  []digest.Digest `json:"diff_ids,omitempty"`
+	Index    digest.Digest   `json:"index,omitempty"`
+	Build    *policy.Build   `json:"build,omitempty"`
+	Source   *policy.Source  `json:"source,omitempty"`
+	Parents  []policy.Parent `json:"parents,omitempty"`
+	Children []Child         `json:"children,omitempty"` // of an index
+}
+
+// Child is one image of an index.
+type Child struct {
+	Digest   digest.Digest   `json:"digest"`
+	Platform string          `json:"platform"`
+	Decision string          `json:"decision"` // its own entry in the ledger
+	Action   policy.Action   `json:"action"`
+	Reasons  []policy.Reason `json:"reasons,omitempty"`
+}
+
+// live says whether the verdict still stands at the given time.
+func (a *Admission) live(now time.Time) bool { return now.Before(a.Verdict.ExpiresAt) }
+
+func (a *Admission) judgement(g *Gate) (ledger.Judgement, error) {
+	reasons, err := json.Marshal(a.Verdict.Reasons)
+	if err != nil {
+		return ledger.Judgement{}, err
+	}
+	annotations, err := json.Marshal(a.Verdict.Annotations)
+	if err != nil {
+		return ledger.Judgement{}, err
+	}
+	detail, err := json.Marshal(a.Detail)
+	if err != nil {
+		return ledger.Judgement{}, err
+	}
+	return ledger.Judgement{
+		ID: a.Verdict.ID, Key: a.key,
+		Route: a.Reference.Registry(), Name: a.Reference.Name(),
+		Tag: a.Reference.Tag(), Digest: a.Reference.Digest(), Index: a.Index,
+		PolicyRevision: g.Judge.Revision(), TrustRevision: g.Trust.Revision,
+		InputDigest: a.Verdict.Input,
+		Action:      string(a.Verdict.Action), BeforeMode: string(a.Verdict.BeforeMode),
+		Reasons: reasons, Annotations: annotations, Detail: detail,
+		JudgedAt: a.Verdict.JudgedAt, ExpiresAt: a.Verdict.ExpiresAt, Took: a.Verdict.Took,
+	}, nil
+}
+
+// restore makes an admission of what the ledger remembers and the bytes that
+// the cache kept.
+func restore(j ledger.Judgement, n node, m *oci.Manifest) (*Admission, error) {
+	a := &Admission{
+		Reference: n.ref, Manifest: m, key: j.Key, client: n.client,
+		Verdict: Verdict{
+			ID: j.ID, Action: policy.Action(j.Action), BeforeMode: policy.Action(j.BeforeMode),
+			Input: j.InputDigest, JudgedAt: j.JudgedAt, ExpiresAt: j.ExpiresAt, Took: j.Took,
+		},
+	}
+	for _, part := range []struct {
+		raw  json.RawMessage
+		into any
+	}{{j.Reasons, &a.Verdict.Reasons}, {j.Annotations, &a.Verdict.Annotations}, {j.Detail, &a.Detail}} {
+		if len(part.raw) == 0 {
+			continue
+		}
+		if err := json.Unmarshal(part.raw, part.into); err != nil {
+			return nil, fmt.Errorf("reading decision %s back: %w", j.ID, err)
+		}
+	}
+	return a, nil
+}

@@ -1,0 +1,160 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/trustgate/trustgate/cache"
+	"github.com/trustgate/trustgate/ledger"
+	"github.com/trustgate/trustgate/oci"
+	"github.com/trustgate/trustgate/policy"
+)
+
+// BlockedError reports content that only blocked manifests refer to.
+type BlockedError struct{ Admission *Admission }
+
+func (e *BlockedError) Error() string {
+	return fmt.Sprintf("%s is blocked (%s)", e.Admission.Reference, e.Admission.Verdict.ID)
+}
+
+// Blob is a blob that may be read.
+type Blob struct {
+	Descriptor oci.Descriptor // as the manifest that refers to it says
+	open       func(context.Context) (*cache.Blob, error)
+}
+
+// Open returns the blob's bytes, from the cache or through a fill. The caller
+// closes it.
+func (b *Blob) Open(ctx context.Context) (*cache.Blob, error) { return b.open(ctx) }
+
+// Blob grants a blob of the repository, if a manifest of that repository that
+// refers to it may be pulled by this client.
+//
+// Errors are those of Admit, or a *BlockedError.
+func (g *Gate) Blob(ctx context.Context, repository oci.Reference, d digest.Digest, client policy.Client) (*Blob, error) {
+	route, err := g.route(repository)
+	if err != nil {
+		return nil, err
+	}
+	seen := g.clientFor(client)
+	holders, err := g.holding(ctx, repository, d)
+	if err != nil {
+		return nil, err
+	}
+	var refused error
+	for _, h := range holders {
+		if slices.Contains(oci.ManifestMediaTypes, h.Blob.MediaType) {
+			continue // a manifest is pulled as one, or not at all
+		}
+		switch err := g.mayRead(ctx, route, repository.WithDigest(h.Manifest), seen); {
+		case err == nil:
+			return g.grant(route, repository, h.Blob)
+		case refused == nil || errors.As(err, new(*BlockedError)):
+			refused = err
+		}
+	}
+	if refused != nil {
+		return nil, refused
+	}
+	return nil, fmt.Errorf("no manifest that was pulled from %s refers to %s; pull the manifest first: %w", repository.Name(), d, oci.ErrNotFound)
+}
+
+func (g *Gate) holding(ctx context.Context, repository oci.Reference, d digest.Digest) ([]ledger.Holder, error) {
+	key := repository.Name() + "@" + d.String()
+	if holders, ok := g.holders.Get(key); ok {
+		return holders, nil
+	}
+	holders, err := g.Ledger.Holders(ctx, repository.Name(), d)
+	if err != nil {
+		return nil, fmt.Errorf("looking up what refers to %s: %w", d, err)
+	}
+	if len(holders) > 0 {
+		g.holders.Add(key, holders)
+	}
+	return holders, nil
+}
+
+// mayRead says whether the manifest, under any tag, stands as served for this
+// client, and judges it when no verdict stands.
+func (g *Gate) mayRead(ctx context.Context, route *Route, ref oci.Reference, client policy.Client) error {
+	if g.memo.served(ref, client, g.Now()) != nil {
+		return nil
+	}
+	a, err := g.admit(ctx, newNode(route, ref, client, g.Limits.Nodes))
+	if err == nil && !a.Verdict.Blocked() {
+		return nil
+	}
+	// Judged by digest alone it is refused or not to be had; the tag under
+	// which it was pulled before the last restart may still serve it.
+	if stands, lookErr := g.recordedAsServed(ctx, ref, client, temporary(err)); lookErr != nil {
+		return lookErr
+	} else if stands {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return &BlockedError{a}
+}
+
+func (g *Gate) recordedAsServed(ctx context.Context, ref oci.Reference, client policy.Client, upstreamFailed bool) (bool, error) {
+	if client != (policy.Client{}) || len(g.Judge.RequestFields()) > 0 {
+		return false, nil // whose verdict it was is not known here
+	}
+	recorded, err := g.Ledger.Served(ctx, ref.Name(), ref.Digest())
+	if err != nil {
+		return false, fmt.Errorf("looking up the verdicts on %s: %w", ref, err)
+	}
+	now := g.Now()
+	for _, j := range recorded {
+		blocks := policy.Stricter(policy.Action(j.Action), policy.Annotate) == policy.Block
+		if blocks || j.PolicyRevision != g.Judge.Revision() || j.TrustRevision != g.Trust.Revision {
+			continue
+		}
+		if now.Before(j.ExpiresAt) || (upstreamFailed && now.Before(j.JudgedAt.Add(g.Lifetimes.Stale))) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func (g *Gate) grant(route *Route, repository oci.Reference, d oci.Descriptor) (*Blob, error) {
+	from, err := route.Upstream.Repository(repository.Repository())
+	if err != nil {
+		return nil, err
+	}
+	fetch := func(ctx context.Context) (io.ReadCloser, int64, error) { return from.Blob(ctx, d.Digest, 0) }
+	return &Blob{Descriptor: d, open: func(ctx context.Context) (*cache.Blob, error) { return g.Cache.Blob(ctx, d, fetch) }}, nil
+}
+
+// Tags lists the tags that the upstream has; n and last page through them.
+func (g *Gate) Tags(ctx context.Context, repository oci.Reference, n int, last string) ([]string, error) {
+	src, err := g.originOf(repository)
+	if err != nil {
+		return nil, err
+	}
+	return src.repository.Tags(ctx, n, last)
+}
+
+// Referrers lists the manifests that refer to d. They are evidence, or are
+// judged when they are pulled.
+func (g *Gate) Referrers(ctx context.Context, repository oci.Reference, d digest.Digest, artifactType string) ([]oci.Descriptor, error) {
+	src, err := g.originOf(repository)
+	if err != nil {
+		return nil, err
+	}
+	return src.repository.Referrers(ctx, d, artifactType)
+}
+
+func (g *Gate) originOf(ref oci.Reference) (*origin, error) {
+	route, err := g.route(ref)
+	if err != nil {
+		return nil, err
+	}
+	return g.origin(route, ref)
+}

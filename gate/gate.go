@@ -1,0 +1,211 @@
+// Package gate answers the one question that TrustGate exists for: may this
+// image be pulled?
+//
+// Admit resolves a reference once, gathers the evidence about its digest,
+// admits its parents in the same way, lets the policy judge, and remembers the
+// verdict. Everything else in the program is a face of it. The gate knows
+// nothing of HTTP and nothing of Rego; it never weakens a verdict, and it
+// never serves a byte that no verdict admits.
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/zap"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/trustgate/trustgate/cache"
+	"github.com/trustgate/trustgate/evidence"
+	"github.com/trustgate/trustgate/evidence/provenance"
+	"github.com/trustgate/trustgate/ledger"
+	"github.com/trustgate/trustgate/oci"
+	"github.com/trustgate/trustgate/policy"
+	"github.com/trustgate/trustgate/upstream"
+)
+
+// ErrUnknownRegistry reports a reference to a registry that no route serves.
+var ErrUnknownRegistry = errors.New("no route serves this registry")
+
+// Judge decides about one input document.
+type Judge interface {
+	// Decide returns a blocking decision together with every error.
+	Decide(ctx context.Context, input *policy.Input) (policy.Decision, error)
+	// Revision changes whenever a decision could.
+	Revision() string
+	// RequestFields names the members of input.request that decisions depend on.
+	RequestFields() []string
+}
+
+// Route is one registry that the gate stands in front of.
+type Route struct {
+	Registry   string // the name that references carry
+	Upstream   *upstream.Registry
+	Collectors []evidence.Collector
+}
+
+// Trust is what the configuration vouches for.
+type Trust struct {
+	Builders []provenance.Builder
+	Sources  []string // patterns of source repositories
+	Roots    []Root
+	Revision string // changes whenever any of it or any signer's key does
+}
+
+// Root is where trust may end: a digest, or a repository with the signers of
+// whom it needs one.
+type Root struct {
+	Digest     digest.Digest
+	Repository string // registry/repository
+	Signers    []string
+}
+
+// Lifetimes bounds verdicts in time and depth.
+type Lifetimes struct {
+	Serve    time.Duration // how long an image that is served stays judged
+	Block    time.Duration // how long a block stands before it is judged again
+	Tag      time.Duration // how long a resolved tag is taken as fresh
+	Stale    time.Duration // how long a serving verdict outlives an upstream that does not answer
+	Deadline time.Duration // of one judgement, parents included
+	Depth    int           // of the tree of parents
+}
+
+// Limits bounds what one pull can make the gate do.
+type Limits struct {
+	Evidence evidence.Limits
+	Config   int64 // bytes of an image config
+	Parents  int   // direct parents of one image
+	Nodes    int   // images judged for one pull
+}
+
+// Options are a gate's parts.
+type Options struct {
+	Routes    []Route
+	Judge     Judge
+	Trust     Trust
+	Cache     *cache.Cache
+	Ledger    *ledger.Ledger
+	Platforms []oci.Platform // judged at once when an index is pulled
+	Lifetimes Lifetimes
+	Limits    Limits
+	Log       *zap.Logger
+	Now       func() time.Time // nil means time.Now
+}
+
+// Gate admits pulls. It is safe for concurrent use.
+type Gate struct {
+	Options
+	routes map[string]*Route
+
+	flights   flights
+	memo      *memo
+	findings  *findingsMemo
+	tags      *lru.Cache[string, resolved]
+	resolving singleflight.Group
+	holders   *lru.Cache[string, []ledger.Holder] // of a blob in a repository
+	listings  *lru.Cache[string, []digest.Digest] // the indexes that list a manifest
+	linked    *lru.Cache[string, digest.Digest]   // what the cache's repositories hold already
+
+	background context.Context
+	stop       context.CancelFunc
+	work       sync.WaitGroup
+
+	revalidating chan struct{} // a slot for each judgement in the background
+}
+
+// New makes a gate of its parts.
+func New(options Options) (*Gate, error) {
+	if options.Now == nil {
+		options.Now = time.Now
+	}
+	if options.Log == nil {
+		options.Log = zap.NewNop()
+	}
+	g := &Gate{Options: options, routes: map[string]*Route{}}
+	for i := range g.Routes {
+		route := &g.Routes[i]
+		if _, twice := g.routes[route.Registry]; twice {
+			return nil, fmt.Errorf("two routes serve %s", route.Registry)
+		}
+		g.routes[route.Registry] = route
+	}
+	g.memo = newMemo(memoEntries)
+	g.findings = newFindingsMemo(memoEntries, min(5*time.Second, g.Lifetimes.Block/2), g.Now)
+	g.tags, _ = lru.New[string, resolved](memoEntries)
+	g.holders, _ = lru.New[string, []ledger.Holder](memoEntries)
+	g.listings, _ = lru.New[string, []digest.Digest](memoEntries)
+	g.linked, _ = lru.New[string, digest.Digest](memoEntries)
+	g.revalidating = make(chan struct{}, 4)
+	g.background, g.stop = context.WithCancel(context.Background())
+	g.flights.init()
+	return g, nil
+}
+
+// Close waits for the judgements that are under way, until ctx ends.
+func (g *Gate) Close(ctx context.Context) error {
+	g.flights.close()
+	done := make(chan struct{})
+	go func() { g.work.Wait(); close(done) }()
+	select {
+	case <-done:
+		g.stop()
+		return nil
+	case <-ctx.Done():
+		g.stop()
+		<-done
+		return ctx.Err()
+	}
+}
+
+// Request is one pull of a manifest.
+type Request struct {
+	Reference oci.Reference // with a tag, a digest or both
+	Client    policy.Client
+}
+
+// Admit says whether the manifest that the reference names may be pulled, and
+// returns its bytes with the verdict on them. A block is an Admission too.
+//
+// Errors match ErrUnknownRegistry, oci.ErrNotFound, oci.ErrSchema1,
+// oci.ErrManifest, upstream.ErrUnauthorized or upstream.ErrUnavailable, and
+// mean that there is no verdict: nothing may be served.
+func (g *Gate) Admit(ctx context.Context, req Request) (*Admission, error) {
+	route, err := g.route(req.Reference)
+	if err != nil {
+		return nil, err
+	}
+	ref, err := g.resolve(ctx, route, req.Reference)
+	if err != nil {
+		return nil, err
+	}
+	admission, err := g.admit(ctx, newNode(route, ref, g.clientFor(req.Client), g.Limits.Nodes))
+	if err != nil {
+		return nil, err
+	}
+	if err := g.link(ctx, admission, req.Reference.Tag()); err != nil {
+		return nil, err
+	}
+	if admission.Verdict.ID != "" {
+		g.Ledger.CountPull(admission.Verdict.ID, pullClient(req.Client), g.Now())
+	}
+	return admission, nil
+}
+
+func (g *Gate) route(ref oci.Reference) (*Route, error) {
+	if route, ok := g.routes[ref.Registry()]; ok {
+		return route, nil
+	}
+	return nil, fmt.Errorf("%s: %w; add it under routes", ref.Registry(), ErrUnknownRegistry)
+}
+
+func pullClient(c policy.Client) string {
+	if c.Identity != "" {
+		return c.Identity
+	}
+	return c.Address
+}

@@ -1,0 +1,105 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/zap"
+
+	"github.com/trustgate/trustgate/oci"
+	"github.com/trustgate/trustgate/upstream"
+)
+
+// resolved is what a tag names, and until when nobody asks again.
+type resolved struct {
+	digest digest.Digest
+	until  time.Time
+}
+
+// resolve pins ref to a digest. Whatever follows, verdict and bytes, is about
+// that digest; the tag stays in the reference because signatures may name it.
+//
+// When the upstream does not answer, the digest that the tag named last is
+// taken for as long as verdicts may be stale.
+func (g *Gate) resolve(ctx context.Context, route *Route, ref oci.Reference) (oci.Reference, error) {
+	if ref.Digest() != "" {
+		// As every client: a digest beside a tag is what is pulled.
+		return ref.WithoutTag(), nil
+	}
+	if ref.Tag() == "" {
+		return oci.Reference{}, fmt.Errorf("%w: %s has neither tag nor digest", oci.ErrReference, ref)
+	}
+	key := ref.Name() + ":" + ref.Tag()
+	if t, ok := g.tags.Get(key); ok && g.Now().Before(t.until) {
+		return ref.WithDigest(t.digest), nil
+	}
+	result := g.resolving.DoChan(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.Lifetimes.Deadline)
+		defer cancel()
+		return g.lookUp(ctx, route, ref)
+	})
+	select {
+	case r := <-result:
+		if r.Err != nil {
+			g.tags.Remove(key)
+			return oci.Reference{}, r.Err
+		}
+		t := r.Val.(resolved)
+		g.tags.Add(key, t)
+		return ref.WithDigest(t.digest), nil
+	case <-ctx.Done():
+		return oci.Reference{}, context.Cause(ctx)
+	}
+}
+
+func (g *Gate) lookUp(ctx context.Context, route *Route, ref oci.Reference) (resolved, error) {
+	last, at, err := g.Ledger.Tag(ctx, ref.Name(), ref.Tag())
+	known := err == nil
+	if err != nil && !errors.Is(err, oci.ErrNotFound) {
+		return resolved{}, fmt.Errorf("reading what %s named last: %w", ref, err)
+	}
+	now := g.Now()
+	if until := at.Add(g.Lifetimes.Tag); known && now.Before(until) && !at.After(now) {
+		return resolved{last, until}, nil
+	}
+	d, err := g.ask(ctx, route, ref, known)
+	if err == nil {
+		if err := g.Ledger.SetTag(ctx, ref.Name(), ref.Tag(), d, now); err != nil {
+			return resolved{}, fmt.Errorf("recording what %s names: %w", ref, err)
+		}
+		return resolved{d, now.Add(g.Lifetimes.Tag)}, nil
+	}
+	if known && temporary(err) && now.Before(at.Add(g.Lifetimes.Stale)) {
+		g.Log.Warn("the upstream does not answer; the tag is taken as it was",
+			zap.Stringer("reference", ref), zap.Stringer("digest", last), zap.Time("resolved", at), zap.Error(err))
+		return resolved{last, now.Add(min(g.Lifetimes.Tag, 5*time.Second))}, nil
+	}
+	return resolved{}, err
+}
+
+// ask spends one request: a HEAD when the content is probably here already, a
+// GET when it is not.
+func (g *Gate) ask(ctx context.Context, route *Route, ref oci.Reference, known bool) (digest.Digest, error) {
+	src, err := g.origin(route, ref)
+	if err != nil {
+		return "", err
+	}
+	if known {
+		d, err := src.repository.Resolve(ctx, ref.Tag())
+		return d.Digest, err
+	}
+	m, err := src.Tagged(ctx, ref.Tag())
+	if err != nil {
+		return "", err
+	}
+	return m.Digest, nil
+}
+
+// temporary says whether asking again may help, as opposed to an answer that
+// is no.
+func temporary(err error) bool {
+	return errors.Is(err, upstream.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}

@@ -1,0 +1,73 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/trustgate/trustgate/cache"
+	"github.com/trustgate/trustgate/oci"
+)
+
+// blob answers a pull of a config or a layer.
+//
+// https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-blobs
+func (h *Handler) blob(w http.ResponseWriter, r *http.Request, repository oci.Reference, reference string) error {
+	d, err := oci.ParseDigest(reference)
+	if err != nil {
+		return err
+	}
+	granted, err := h.gate.Blob(r.Context(), repository, d, client(r))
+	if err != nil {
+		return err
+	}
+	header := w.Header()
+	header["Content-Type"] = []string{"application/octet-stream"}
+	header["Docker-Content-Digest"] = []string{d.String()}
+	header["Etag"] = []string{`"` + d.String() + `"`}
+	header["Accept-Ranges"] = []string{"bytes"}
+	if matchesETag(r.Header.Values("If-None-Match"), d) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	if r.Method == http.MethodHead {
+		header["Content-Length"] = []string{strconv.FormatInt(granted.Descriptor.Size, 10)}
+		w.WriteHeader(http.StatusOK)
+		return nil
+	}
+
+	blob, err := granted.Open(r.Context())
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	if !blob.Complete() && r.Header.Get("Range") != "" {
+		// A part is served only of a whole that has been hashed.
+		if err := blob.Wait(r.Context()); err != nil {
+			return err
+		}
+	}
+	if blob.Complete() {
+		http.ServeContent(w, r, "", time.Time{}, blob)
+		return nil
+	}
+	h.stream(w, r, blob)
+	return nil
+}
+
+// stream writes a blob while it is being filled. The cache holds the end back
+// until the digest has been checked, so an answer that must fail is cut short
+// and never looks whole.
+func (h *Handler) stream(w http.ResponseWriter, r *http.Request, blob *cache.Blob) {
+	w.Header()["Content-Length"] = []string{strconv.FormatInt(blob.Size(), 10)}
+	if _, err := io.Copy(w, blob); err != nil {
+		if r.Context().Err() == nil && !errors.Is(err, io.ErrClosedPipe) {
+			h.log.Warn("a blob was cut short", zap.String("path", r.URL.Path), zap.Error(err))
+		}
+		panic(http.ErrAbortHandler)
+	}
+}

@@ -1,0 +1,203 @@
+package proxy
+
+import (
+	"fmt"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/trustgate/trustgate/gate"
+	"github.com/trustgate/trustgate/oci"
+	"github.com/trustgate/trustgate/policy"
+)
+
+// manifest answers a pull by tag or digest.
+//
+// https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-manifests
+func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, repository oci.Reference, reference string) error {
+	ref, err := pulled(repository, reference)
+	if err != nil {
+		return err
+	}
+	admission, err := h.gate.Admit(r.Context(), gate.Request{Reference: ref, Client: client(r)})
+	if err != nil {
+		return err
+	}
+	h.metrics.pulled(repository.Registry(), admission.Verdict.Action)
+	if admission.Verdict.Blocked() {
+		refuse(w, r, admission)
+		return nil
+	}
+	m := admission.Manifest
+	if !accepts(r.Header.Values("Accept"), m.MediaType) {
+		return fmt.Errorf("%s is an %s: %w", ref, m.MediaType, errNotAccepted)
+	}
+	tell(w.Header(), admission)
+	header := w.Header()
+	header["Content-Type"] = []string{m.MediaType}
+	header["Docker-Content-Digest"] = []string{m.Digest.String()}
+	header["Etag"] = []string{`"` + m.Digest.String() + `"`}
+	if matchesETag(r.Header.Values("If-None-Match"), m.Digest) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	writeBody(w, r, http.StatusOK, m.Raw)
+	return nil
+}
+
+// pulled is the repository at the tag or digest of the path.
+func pulled(repository oci.Reference, reference string) (oci.Reference, error) {
+	if strings.Contains(reference, ":") {
+		d, err := oci.ParseDigest(reference)
+		if err != nil {
+			return oci.Reference{}, err
+		}
+		return repository.WithDigest(d), nil
+	}
+	return repository.WithTag(reference)
+}
+
+// accepts says whether the client takes the media type. A client that does not
+// say takes anything.
+//
+// https://www.rfc-editor.org/rfc/rfc9110#name-accept
+func accepts(accept []string, mediaType string) bool {
+	if len(accept) == 0 {
+		return true
+	}
+	for _, value := range accept {
+		for one := range strings.SplitSeq(value, ",") {
+			t, params, err := mime.ParseMediaType(strings.TrimSpace(one))
+			if err != nil {
+				continue
+			}
+			if q := params["q"]; q == "0" || q == "0.0" {
+				continue
+			}
+			if t == mediaType || t == "*/*" || t == "application/*" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func matchesETag(ifNoneMatch []string, d digest.Digest) bool {
+	for _, value := range ifNoneMatch {
+		for one := range strings.SplitSeq(value, ",") {
+			one = strings.TrimPrefix(strings.TrimSpace(one), "W/")
+			if one == "*" || strings.Trim(one, `"`) == d.String() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// tell attaches the verdict to an answer that serves.
+func tell(header http.Header, a *gate.Admission) {
+	if a.Verdict.ID == "" {
+		return // evidence is not judged
+	}
+	header["Trustgate-Verdict"] = []string{string(a.Verdict.Action)}
+	header["Trustgate-Decision-Id"] = []string{a.Verdict.ID}
+	if a.Source != nil && a.Source.URL != "" {
+		header.Add("Link", "<"+headerText(a.Source.URL)+`>; rel="source"`)
+	}
+	if a.Verdict.Action == policy.Annotate {
+		for _, warning := range warnings(a) {
+			header.Add("Warning", warning)
+		}
+	}
+}
+
+// maxWarnings is the distribution specification's bound, in bytes, on all
+// warnings of an answer together.
+const maxWarnings = 4096
+
+// warnings writes the findings as Warning headers.
+//
+// https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#warnings
+func warnings(a *gate.Admission) []string {
+	var list []string
+	size := 0
+	for _, r := range a.Verdict.Reasons {
+		if r.Effect == policy.Serve {
+			continue
+		}
+		text := fmt.Sprintf("TrustGate: %s: %s (%s, %s)", a.Reference.WithDigest("").Familiar(), r.Msg, r.Code, a.Verdict.ID)
+		value := `299 - "` + strings.ReplaceAll(strings.ReplaceAll(headerText(clip(text, 1000)), `\`, `\\`), `"`, `\"`) + `"`
+		if size += len(value); size > maxWarnings {
+			break
+		}
+		list = append(list, value)
+	}
+	return list
+}
+
+// headerText makes text fit for a header: printable ASCII in one line.
+func headerText(s string) string {
+	s = strings.ReplaceAll(strings.ReplaceAll(s, "→", "->"), "…", "...")
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return ' '
+		case r < ' ' || r > '~':
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// refuse answers a blocked pull with everything that a person needs in the one
+// line that clients show.
+//
+// A HEAD has no body, and most clients would end there with a bare "403
+// Forbidden". 405 tells them to use GET, which is answered with the reason.
+func refuse(w http.ResponseWriter, r *http.Request, a *gate.Admission) {
+	header := w.Header()
+	header.Set("TrustGate-Verdict", string(policy.Block))
+	header.Set("TrustGate-Decision-Id", a.Verdict.ID)
+	message, detail := blockMessage(a)
+	if r.Method == http.MethodHead {
+		header.Set("Allow", http.MethodGet)
+		header.Add("Warning", `299 - "`+strings.ReplaceAll(headerText(message), `"`, `'`)+`"`)
+		writeError(w, r, http.StatusMethodNotAllowed, codeDenied, message, detail)
+		return
+	}
+	writeError(w, r, http.StatusForbidden, codeDenied, message, detail)
+}
+
+// maxMessage bounds the message of a block, in bytes.
+const maxMessage = 1500
+
+// blockMessage says what is blocked, why, and what to do.
+func blockMessage(a *gate.Admission) (message, detail string) {
+	var whys, todos, codes []string
+	for _, r := range a.Verdict.Reasons {
+		if r.Effect != policy.Block {
+			continue
+		}
+		if why := oneLine(r.Msg); !slices.Contains(whys, why) {
+			whys = append(whys, why)
+		}
+		if todo := strings.TrimSuffix(oneLine(r.Solution), "."); todo != "" && !slices.Contains(todos, todo) {
+			todos = append(todos, todo)
+		}
+		if !slices.Contains(codes, r.Code) {
+			codes = append(codes, r.Code)
+		}
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "TrustGate blocked %s: %s.", a.Reference.WithDigest("").Familiar(), strings.Join(whys, "; "))
+	if len(todos) > 0 {
+		fmt.Fprintf(&b, " To do: %s.", strings.Join(todos, "; "))
+	}
+	id := fmt.Sprintf(" (decision %s)", a.Verdict.ID)
+	return clip(b.String(), maxMessage-len(id)) + id, a.Verdict.ID + ": " + clip(strings.Join(codes, ", "), 200)
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

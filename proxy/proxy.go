@@ -1,0 +1,168 @@
+// Package proxy speaks the OCI distribution API to container clients.
+//
+// It finds out which image a request means, asks the gate, and writes the
+// answer down in the way that lets most clients show it to a person. It holds
+// no trust logic, and it never writes a byte of content that the gate did not
+// hand to it.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/zap"
+
+	"github.com/trustgate/trustgate/gate"
+	"github.com/trustgate/trustgate/oci"
+	"github.com/trustgate/trustgate/policy"
+)
+
+// Gate is what the proxy asks.
+type Gate interface {
+	Admit(ctx context.Context, req gate.Request) (*gate.Admission, error)
+	Blob(ctx context.Context, repository oci.Reference, d digest.Digest, client policy.Client) (*gate.Blob, error)
+	Tags(ctx context.Context, repository oci.Reference, n int, last string) ([]string, error)
+	Referrers(ctx context.Context, repository oci.Reference, d digest.Digest, artifactType string) ([]oci.Descriptor, error)
+}
+
+// Options are a proxy's parts.
+type Options struct {
+	Gate    Gate
+	Routes  []Route
+	Metrics *Metrics // nil counts nothing
+	Log     *zap.Logger
+}
+
+// Handler answers the registry API below /v2/.
+type Handler struct {
+	gate    Gate
+	routes  routes
+	metrics *Metrics
+	log     *zap.Logger
+}
+
+// New makes a handler.
+func New(options Options) (*Handler, error) {
+	routes, err := newRoutes(options.Routes)
+	if err != nil {
+		return nil, err
+	}
+	if options.Log == nil {
+		options.Log = zap.NewNop()
+	}
+	return &Handler{gate: options.Gate, routes: routes, metrics: options.Metrics, log: options.Log}, nil
+}
+
+// ServeHTTP implements http.Handler: parse, admit, answer.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	started := time.Now()
+	answer := &answer{ResponseWriter: w}
+	call, err := parse(r.URL)
+	switch {
+	case err != nil:
+		h.fail(answer, r, call, err)
+	case call.operation == opBase:
+		h.base(answer, r)
+	default:
+		h.serve(answer, r, call)
+	}
+	h.metrics.observe(call.operation, answer.status, time.Since(started))
+	h.log.Debug("request",
+		zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Int("status", answer.status),
+		zap.String("client", r.RemoteAddr), zap.Duration("took", time.Since(started)))
+}
+
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, call call) {
+	if (r.Method != http.MethodGet && r.Method != http.MethodHead) || call.operation == opUpload {
+		w.Header().Set("Allow", "GET, HEAD")
+		writeError(w, r, http.StatusMethodNotAllowed, codeUnsupported,
+			"this gate is for pulling; push to the registry behind it", "")
+		return
+	}
+	repository, err := h.routes.repository(r, call.name)
+	if err != nil {
+		h.fail(w, r, call, err)
+		return
+	}
+	if r.URL.Query().Get("ns") != "" {
+		// https://github.com/opencontainers/distribution-spec/blob/main/spec.md#registry-proxying
+		w.Header().Set("OCI-Namespace", repository.Registry())
+	}
+	switch call.operation {
+	case opManifest:
+		err = h.manifest(w, r, repository, call.reference)
+	case opBlob:
+		err = h.blob(w, r, repository, call.reference)
+	case opTags:
+		err = h.tags(w, r, repository, call.name)
+	case opReferrers:
+		err = h.referrers(w, r, repository, call.reference)
+	}
+	if err != nil {
+		h.fail(w, r, call, err)
+	}
+}
+
+// base is the API version check that every client starts with.
+//
+// https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#determining-support
+func (h *Handler) base(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		writeError(w, r, http.StatusMethodNotAllowed, codeUnsupported, "only GET and HEAD", "")
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+	writeBody(w, r, http.StatusOK, []byte("{}"))
+}
+
+// client is who asks, as far as the connection proves it.
+func client(r *http.Request) policy.Client {
+	c := policy.Client{Address: r.RemoteAddr, UserAgent: clip(r.UserAgent(), 256)}
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		c.Address = host
+	}
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		c.Identity = r.TLS.VerifiedChains[0][0].Subject.String()
+	}
+	return c
+}
+
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "")
+}
+
+// answer remembers the status for the metrics. It stays out of the way of
+// sendfile.
+type answer struct {
+	http.ResponseWriter
+	status int
+}
+
+func (a *answer) WriteHeader(status int) {
+	if a.status == 0 {
+		a.status = status
+	}
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	if a.status == 0 {
+		a.status = http.StatusOK
+	}
+	return a.ResponseWriter.Write(p)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+var errNotAccepted = errors.New("the client accepts no such media type")

@@ -1,0 +1,155 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/trustgate/trustgate/gate"
+	"github.com/trustgate/trustgate/oci"
+)
+
+// Route tells by which names a registry is reached through the gate.
+type Route struct {
+	Registry string   // as in references
+	Hosts    []string // further names
+	Default  bool     // serves names without a registry in front
+}
+
+type routes struct {
+	byName   map[string]string // lower-case name to registry
+	known    []string
+	fallback string
+}
+
+func newRoutes(list []Route) (routes, error) {
+	r := routes{byName: map[string]string{}}
+	for _, route := range list {
+		r.known = append(r.known, route.Registry)
+		for _, name := range append([]string{route.Registry}, route.Hosts...) {
+			name = strings.ToLower(name)
+			if other, taken := r.byName[name]; taken && other != route.Registry {
+				return routes{}, fmt.Errorf("both %s and %s are reached as %s", other, route.Registry, name)
+			}
+			r.byName[name] = route.Registry
+		}
+		if route.Default {
+			if r.fallback != "" {
+				return routes{}, fmt.Errorf("both %s and %s are the default route", r.fallback, route.Registry)
+			}
+			r.fallback = route.Registry
+		}
+	}
+	slices.Sort(r.known)
+	return r, nil
+}
+
+// repository says which repository the request means. The registry is named by
+// ?ns=, which containerd sends, by the Host header, by the first element of the
+// path, or not at all. Every name is looked up in a closed list; none is ever
+// dialled.
+func (r routes) repository(req *http.Request, name string) (oci.Reference, error) {
+	query, err := url.ParseQuery(req.URL.RawQuery)
+	if err != nil {
+		return oci.Reference{}, fmt.Errorf("%w: the query: %v", errBadRequest, err)
+	}
+	if ns := query["ns"]; len(ns) > 0 {
+		if len(ns) > 1 {
+			return oci.Reference{}, fmt.Errorf("%w: ns is given twice", errBadRequest)
+		}
+		registry, ok := r.byName[strings.ToLower(ns[0])]
+		if !ok {
+			return oci.Reference{}, fmt.Errorf("%q: %w (known: %s)", clip(ns[0], 100), gate.ErrUnknownRegistry, strings.Join(r.known, ", "))
+		}
+		return oci.NewReference(registry, name)
+	}
+	if registry, ok := r.byName[strings.ToLower(req.Host)]; ok {
+		return oci.NewReference(registry, name)
+	}
+	if first, rest, ok := strings.Cut(name, "/"); ok {
+		if registry, ok := r.byName[strings.ToLower(first)]; ok {
+			return oci.NewReference(registry, rest)
+		}
+	}
+	if r.fallback != "" {
+		return oci.NewReference(r.fallback, name)
+	}
+	return oci.Reference{}, fmt.Errorf("%q: %w (known: %s)", clip(name, 100), gate.ErrUnknownRegistry, strings.Join(r.known, ", "))
+}
+
+type operation string
+
+const (
+	opUnknown   operation = "unknown"
+	opBase      operation = "base"
+	opManifest  operation = "manifest"
+	opBlob      operation = "blob"
+	opTags      operation = "tags"
+	opReferrers operation = "referrers"
+	opUpload    operation = "upload"
+)
+
+// call is a parsed request path.
+type call struct {
+	operation operation
+	name      string // as the client wrote it
+	reference string // a tag or a digest
+}
+
+var (
+	errBadRequest = errors.New("bad request")
+	errNoSuchCall = errors.New("not part of the registry API")
+)
+
+// maxPath bounds the request path: a name has 255 characters at most, a digest
+// 135.
+const maxPath = 1024
+
+// parse reads the path of a request. Percent-encoded slashes, dots that climb
+// and doubled slashes are refused, so that what is parsed here is what any
+// other reader of the same path would see.
+//
+// https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#endpoints
+func parse(u *url.URL) (call, error) {
+	none := call{operation: opUnknown}
+	if len(u.Path) > maxPath {
+		return none, fmt.Errorf("%w: the path is too long", errBadRequest)
+	}
+	if escaped := strings.ToLower(u.EscapedPath()); strings.Contains(escaped, "%2f") || strings.Contains(escaped, "%25") || strings.Contains(escaped, "%5c") {
+		return none, fmt.Errorf("%w: the path hides separators", errBadRequest)
+	}
+	if u.Path == "/v2/" || u.Path == "/v2" {
+		return call{operation: opBase}, nil
+	}
+	rest, ok := strings.CutPrefix(u.Path, "/v2/")
+	if !ok {
+		return none, errNoSuchCall
+	}
+	parts := strings.Split(rest, "/")
+	n := len(parts)
+	if uploads := slices.Index(parts, "uploads"); uploads > 1 && parts[uploads-1] == "blobs" && uploads >= n-2 {
+		return call{operation: opUpload, name: strings.Join(parts[:uploads-1], "/")}, nil
+	}
+	if n < 3 {
+		return none, errNoSuchCall
+	}
+	c := call{name: strings.Join(parts[:n-2], "/"), reference: parts[n-1]}
+	switch parts[n-2] {
+	case "manifests":
+		c.operation = opManifest
+	case "blobs":
+		c.operation = opBlob
+	case "referrers":
+		c.operation = opReferrers
+	case "tags":
+		if c.operation = opTags; c.reference != "list" {
+			return none, errNoSuchCall
+		}
+	default:
+		return none, errNoSuchCall
+	}
+	return c, nil
+}
