@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the Debian packages that the end-to-end tests drive, and only those
-# that are missing. Safe to run again: a complete machine is left as it is.
+# Installs the Debian packages that the tests need (the race detector's compiler
+# and the clients of the end-to-end tests), and only those that are missing. Safe to run again: a complete machine is left as it is.
 set -eu
 
 if ! command -v apt-get >/dev/null 2>&1; then
@@ -9,7 +9,7 @@ if ! command -v apt-get >/dev/null 2>&1; then
 	exit 1
 fi
 
-packages='skopeo podman buildah containerd runc gnupg gpg-agent git busybox-static ca-certificates'
+packages='gcc libc6-dev skopeo podman buildah containerd runc gnupg gpg-agent git busybox-static ca-certificates'
 missing=
 for package in $packages; do
 	case $(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true) in

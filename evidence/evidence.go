@@ -35,11 +35,29 @@ type Source interface {
 	Blob(ctx context.Context, d oci.Descriptor, limit int64) ([]byte, error)
 }
 
-// Limits bounds what strangers can make TrustGate read about one digest.
+// Limits bounds what strangers can make TrustGate read about one digest. Gather
+// puts DefaultLimits in place of what is zero; a collector called by itself
+// takes zero as nothing at all.
 type Limits struct {
 	Attestation int64 // bytes of one signature, envelope or bundle
-	Signatures  int   // items of one kind per digest
+	Signatures  int   // items that one collector looks at per digest
 	Referrers   int   // referrers looked at per digest
+}
+
+// DefaultLimits is generous to every image that is signed by people.
+var DefaultLimits = Limits{Attestation: 16 << 20, Signatures: 64, Referrers: 256}
+
+func (l Limits) orDefault() Limits {
+	if l.Attestation <= 0 {
+		l.Attestation = DefaultLimits.Attestation
+	}
+	if l.Signatures <= 0 {
+		l.Signatures = DefaultLimits.Signatures
+	}
+	if l.Referrers <= 0 {
+		l.Referrers = DefaultLimits.Referrers
+	}
+	return l
 }
 
 // Subject is the manifest that evidence is gathered about.
@@ -76,7 +94,7 @@ type Problem struct {
 // Signer is a party that the configuration names.
 type Signer struct {
 	Name        string // as in trust.signers
-	Fingerprint string // of the key that was used
+	Fingerprint string // of the key that was used; for OpenPGP, of its primary key
 	Identity    string // keyless: the certificate's subject
 	Issuer      string // keyless: who vouched for the identity
 }

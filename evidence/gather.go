@@ -12,10 +12,12 @@ import (
 )
 
 // Gather runs the collectors side by side and returns what they found, in the
-// order of the collectors. The referrers are listed once for all of them. A
-// collector that panics on foreign bytes leaves a Problem, not a dead process.
+// order of the collectors. Referrers are listed and manifests fetched once for
+// all of them. A collector that panics on foreign bytes leaves a Problem, not a
+// dead process.
 func Gather(ctx context.Context, collectors []Collector, subject Subject) Findings {
-	subject.Source = &shared{Source: subject.Source, limit: subject.Limits.Referrers}
+	subject.Limits = subject.Limits.orDefault()
+	subject.Source = share(subject.Source, subject.Limits)
 	found := make([]Findings, len(collectors))
 	var wg sync.WaitGroup
 	for i, c := range collectors {
@@ -43,41 +45,52 @@ func Gather(ctx context.Context, collectors []Collector, subject Subject) Findin
 	return all
 }
 
-// shared lists the referrers of one digest once.
+// shared asks the source once for what several collectors want to know.
 type shared struct {
 	Source
-	limit int
+	limit int // referrers of one digest
 
-	mu    sync.Mutex
-	lists map[digest.Digest]*referrers
+	mu        sync.Mutex
+	referrers map[digest.Digest]func() ([]oci.Descriptor, error)
+	manifests map[digest.Digest]func() (*oci.Manifest, error)
 }
 
-type referrers struct {
-	once sync.Once
-	list []oci.Descriptor
-	err  error
+func share(source Source, limits Limits) *shared {
+	return &shared{
+		Source: source, limit: limits.Referrers,
+		referrers: map[digest.Digest]func() ([]oci.Descriptor, error){},
+		manifests: map[digest.Digest]func() (*oci.Manifest, error){},
+	}
 }
 
 func (s *shared) Referrers(ctx context.Context, d digest.Digest) ([]oci.Descriptor, error) {
 	s.mu.Lock()
-	if s.lists == nil {
-		s.lists = map[digest.Digest]*referrers{}
-	}
-	r, ok := s.lists[d]
+	list, ok := s.referrers[d]
 	if !ok {
-		r = &referrers{}
-		s.lists[d] = r
+		list = sync.OnceValues(func() ([]oci.Descriptor, error) {
+			list, err := s.Source.Referrers(ctx, d)
+			if err == nil && len(list) > s.limit {
+				// Looking at the first few would let a stranger push the real
+				// ones out of sight.
+				return nil, fmt.Errorf("%s has %d referrers, more than limits.referrers (%d)", d, len(list), s.limit)
+			}
+			return list, err
+		})
+		s.referrers[d] = list
 	}
 	s.mu.Unlock()
-	r.once.Do(func() {
-		r.list, r.err = s.Source.Referrers(ctx, d)
-		if r.err == nil && s.limit > 0 && len(r.list) > s.limit {
-			// Looking at the first few would let a stranger push the real
-			// ones out of sight.
-			r.err = fmt.Errorf("%s has %d referrers, more than limits.referrers (%d)", d, len(r.list), s.limit)
-		}
-	})
-	return r.list, r.err
+	return list()
+}
+
+func (s *shared) Manifest(ctx context.Context, d digest.Digest) (*oci.Manifest, error) {
+	s.mu.Lock()
+	fetch, ok := s.manifests[d]
+	if !ok {
+		fetch = sync.OnceValues(func() (*oci.Manifest, error) { return s.Source.Manifest(ctx, d) })
+		s.manifests[d] = fetch
+	}
+	s.mu.Unlock()
+	return fetch()
 }
 
 // Inherit returns the verified items of f as evidence about a child of the
@@ -105,6 +118,7 @@ func (f Findings) Inherit() Findings {
 // that of BuildKit's attestation manifest included. Statements found anywhere
 // else stay claims.
 func (f Findings) Cover(index digest.Digest, signers []Voucher) Findings {
+	signers = slices.DeleteFunc(slices.Clone(signers), func(by Voucher) bool { return !by.Verified() })
 	covered := f
 	covered.Attestations = nil
 	for _, a := range f.Attestations {
@@ -113,10 +127,8 @@ func (f Findings) Cover(index digest.Digest, signers []Voucher) Findings {
 			continue
 		}
 		for _, by := range signers {
-			if by.Verified() {
-				a.By, a.Inherited = by, true
-				covered.Attestations = append(covered.Attestations, a)
-			}
+			a.By, a.Inherited = by, true
+			covered.Attestations = append(covered.Attestations, a)
 		}
 	}
 	return covered

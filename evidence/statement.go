@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/trustgate/trustgate/evidence/internal/strictjson"
 	"github.com/trustgate/trustgate/oci"
 )
 
@@ -32,19 +33,27 @@ type StatementSubject struct {
 	Digests map[string]string // algorithm to hex
 }
 
-// ParseStatement reads a statement. The caller bounds the length of raw.
+// ParseStatement reads a statement, in which no key of its own may appear
+// twice. The caller bounds the length of raw.
 func ParseStatement(raw []byte) (*Statement, error) {
+	members, err := strictjson.Object(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrStatement, err)
+	}
 	var doc struct {
-		Type          string `json:"_type"`
-		PredicateType string `json:"predicateType"`
+		Type          string
+		PredicateType string
 		Subject       []struct {
 			Name   string            `json:"name"`
 			Digest map[string]string `json:"digest"`
-		} `json:"subject"`
-		Predicate json.RawMessage `json:"predicate"`
+		}
 	}
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrStatement, err)
+	for key, into := range map[string]any{"_type": &doc.Type, "predicateType": &doc.PredicateType, "subject": &doc.Subject} {
+		if raw, ok := members[key]; ok {
+			if err := json.Unmarshal(raw, into); err != nil {
+				return nil, fmt.Errorf("%w: %s: %v", ErrStatement, key, err)
+			}
+		}
 	}
 	switch doc.Type {
 	case "https://in-toto.io/Statement/v0.1", "https://in-toto.io/Statement/v1":
@@ -57,7 +66,7 @@ func ParseStatement(raw []byte) (*Statement, error) {
 	if len(doc.Subject) > maxSubjects {
 		return nil, fmt.Errorf("%w: %d subjects, more than %d", ErrStatement, len(doc.Subject), maxSubjects)
 	}
-	st := &Statement{PredicateType: doc.PredicateType, Predicate: doc.Predicate}
+	st := &Statement{PredicateType: doc.PredicateType, Predicate: members["predicate"]}
 	for _, s := range doc.Subject {
 		st.Subjects = append(st.Subjects, StatementSubject{Name: s.Name, Digests: s.Digest})
 	}

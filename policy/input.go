@@ -56,6 +56,7 @@ type Image struct {
 	Size        int64             `json:"size"` // bytes, of config and layers as stored
 	Layers      []Layer           `json:"layers"`
 	Index       *Index            `json:"index"`
+	Root        bool              `json:"root"` // a configured root: trusted by digest or by its required signer
 }
 
 // Layer is one layer; DiffID is the digest of its uncompressed form, as the
@@ -171,7 +172,7 @@ type Parent struct {
 	Stage     string         `json:"stage"` // final or build
 	Known     string         `json:"known"` // claimed, attested or proven
 	Depth     int            `json:"depth"` // 1 for a direct parent
-	Path      []string       `json:"path"`  // references from the image to this parent
+	Path      []string       `json:"path"`  // references from the image, itself first, to this parent
 	Root      bool           `json:"root"`  // a configured root: trust ends here
 	Verdict   *ParentVerdict `json:"verdict"`
 	Build     *Build         `json:"build"`

@@ -154,9 +154,6 @@ func isNotFound(err error) bool {
 	return errors.As(err, &t) && t.StatusCode == http.StatusNotFound
 }
 
-// Material is one image that goes into a provenance.
-type Material struct{ Image *Image }
-
 // Provenance is a SLSA provenance of version 1 by the given builder, from the
 // given source, with the given images as materials.
 //

@@ -51,6 +51,7 @@ func run(ctx context.Context, args []string) error {
 	_, err = copy.Image(ctx, accept, to, from, &copy.Options{
 		ImageListSelection: copy.CopyAllImages,
 		PreserveDigests:    true,
+		RemoveSignatures:   true, // an OCI layout has no place for them
 		ReportWriter:       os.Stdout,
 		SourceCtx:          &types.SystemContext{DockerInsecureSkipTLSVerify: types.OptionalBoolTrue},
 	})

@@ -1,0 +1,42 @@
+# `make test` is everything: it installs what it needs, checks the sources, and
+# runs the unit tests and then real clients against real registries.
+
+GO      ?= go
+CHECK   := $(GO) tool -modfile=tools/go.mod
+FUZZ    ?= 60s
+
+.PHONY: test packages check unit e2e fuzz bench build
+
+test: packages check unit e2e
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/trustgate ./cmd/trustgate
+
+# Debian packages: the race detector's compiler, and the clients of the tests.
+packages:
+	./e2e/install.sh
+
+check:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo 'gofmt has something to say about:'; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	$(CHECK) staticcheck ./...
+	cd e2e && $(GO) vet ./... && $(GO) tool -modfile=../tools/go.mod staticcheck ./...
+
+unit:
+	$(GO) test -race -timeout 15m ./...
+
+e2e:
+	./e2e/tools.sh
+	cd e2e && $(GO) test -count=1 -timeout 20m ./...
+
+# Every fuzz target for FUZZ each.
+fuzz:
+	@for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ) $$package || exit 1; \
+		done; \
+	done
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./gate ./proxy ./policy ./cache ./ledger

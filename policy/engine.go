@@ -1,0 +1,303 @@
+package policy
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/topdown"
+	"github.com/open-policy-agent/opa/v1/util"
+	"github.com/open-policy-agent/opa/v1/version"
+
+	"github.com/trustgate/trustgate/policies"
+)
+
+const (
+	defaultDeadline = 5 * time.Second
+	maxInput        = 32 << 20 // bytes of an input document
+)
+
+// Options say which rules judge, and with what beside the input.
+type Options struct {
+	// Builtin loads the rules that TrustGate ships. Their aggregator is
+	// loaded always.
+	Builtin bool
+	// Paths are folders of .rego files, such files, and OPA bundles (.tar.gz).
+	// Tests, *_test.rego, do not judge.
+	Paths []string
+	// Collections choose among the rules that belong to one; a rule that
+	// belongs to none is always active. Empty means all.
+	Collections []string
+	// Config becomes data.trustgate.config.
+	Config map[string]any
+	// Data are YAML or JSON files that are merged into Config. No key may be
+	// set twice.
+	Data []string
+	// AllowNetwork gives rules http.send, net.lookup_ip_addr, opa.runtime and
+	// remote JSON schemas. They can then tell strangers what is pulled.
+	AllowNetwork bool
+	// Deadline of one evaluation; 0 means 5 s.
+	Deadline time.Duration
+}
+
+// Engine evaluates one set of rules. It is safe for concurrent use.
+type Engine struct {
+	query    rego.PreparedEvalQuery
+	rules    []Rule
+	fields   []string
+	revision string
+	deadline time.Duration
+}
+
+// Load reads, checks and compiles the rules. Its errors name file, line and
+// column; several are joined.
+func Load(ctx context.Context, o Options) (*Engine, error) {
+	c, err := compile(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	query, err := rego.New(
+		rego.Query("data.trustgate.decision"),
+		rego.Compiler(c.compiler),
+		rego.Store(c.store),
+		rego.StrictBuiltinErrors(true),
+	).PrepareForEval(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("preparing the policy: %w", diagnose(err))
+	}
+	e := &Engine{
+		query:    query,
+		fields:   reachedFields(c.compiler.Modules),
+		revision: c.revision(o),
+		deadline: o.deadline(),
+	}
+	for _, r := range c.rules {
+		if r.Code != "" {
+			e.rules = append(e.rules, r)
+		}
+	}
+	return e, nil
+}
+
+func (o Options) deadline() time.Duration {
+	if o.Deadline > 0 {
+		return o.Deadline
+	}
+	return defaultDeadline
+}
+
+// compiled is a policy that has passed every check.
+type compiled struct {
+	*material
+	compiler *ast.Compiler
+	rules    []Rule
+	data     map[string]any // of the store
+	store    storage.Store
+}
+
+func compile(ctx context.Context, o Options) (*compiled, error) {
+	capabilities := capabilities(o.AllowNetwork)
+	m, err := read(o, capabilities)
+	if err != nil {
+		return nil, err
+	}
+	live := m.live()
+	if err := checkContract(live); err != nil {
+		return nil, err
+	}
+	c := &compiled{material: m}
+	modules := map[string]*ast.Module{}
+	var names []string
+	for _, mod := range live {
+		modules[mod.file] = mod.parsed
+		if name, _ := packageName(mod.parsed.Package); name != "" {
+			names = append(names, name)
+		}
+	}
+	if err := checkSettings(m.config, names); err != nil {
+		return nil, err
+	}
+	if c.compiler, err = newCompiler(capabilities, m.data); err != nil {
+		return nil, err
+	}
+	if c.compiler.Compile(modules); c.compiler.Failed() {
+		return nil, diagnose(c.compiler.Errors)
+	}
+	if c.rules, err = readRules(c.compiler, live); err != nil {
+		return nil, err
+	}
+	if err := checkCollections(o.Collections, c.rules); err != nil {
+		return nil, err
+	}
+	collections := []any{}
+	for _, name := range o.Collections {
+		collections = append(collections, name)
+	}
+	c.data = map[string]any{"trustgate": map[string]any{
+		"config": m.config, "rules": document(c.rules), "collections": collections,
+	}}
+	for key, value := range m.data {
+		c.data[key] = value
+	}
+	c.store = inmem.NewFromObjectWithOpts(c.data, inmem.OptRoundTripOnWrite(false), inmem.OptReturnASTValuesOnRead(true))
+	return c, ctx.Err()
+}
+
+// newCompiler makes a compiler that knows the input's schema and where the
+// given data lie.
+func newCompiler(capabilities *ast.Capabilities, data map[string]any) (*ast.Compiler, error) {
+	var schema any
+	if err := util.UnmarshalJSON(policies.InputSchema, &schema); err != nil {
+		return nil, fmt.Errorf("reading the schema of the input: %w", err)
+	}
+	schemas := ast.NewSchemaSet()
+	schemas.Put(ast.SchemaRootRef, schema)
+	return ast.NewCompiler().
+		WithCapabilities(capabilities).
+		WithSchemas(schemas).
+		WithPathConflictsCheck(func(path []string) (bool, error) { return holds(data, path), nil }), nil
+}
+
+// holds says whether there are data at the path, where a rule would hide them.
+func holds(data any, path []string) bool {
+	for _, key := range path {
+		members, ok := data.(map[string]any)
+		if !ok {
+			return false
+		}
+		if data, ok = members[key]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// capabilities are OPA's without what reaches the network or the process. The
+// net.cidr_… functions only calculate and stay.
+func capabilities(network bool) *ast.Capabilities {
+	c := ast.CapabilitiesForThisVersion()
+	if !network {
+		c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool { return offNetwork(b.Name) })
+		c.AllowNet = []string{}
+	}
+	return c
+}
+
+func offNetwork(name string) bool {
+	return name == "http.send" || name == "opa.runtime" ||
+		strings.HasPrefix(name, "net.") && !strings.HasPrefix(name, "net.cidr_")
+}
+
+// revision hashes everything that decisions depend on beside the input. Where
+// the files lie is not among it.
+func (c *compiled) revision(o Options) string {
+	var sums []string
+	for _, m := range c.live() {
+		sum := sha256.Sum256(m.raw)
+		sums = append(sums, hex.EncodeToString(sum[:]))
+	}
+	slices.Sort(sums)
+	// Maps are written in the order of their keys.
+	raw, err := json.Marshal(map[string]any{
+		"opa": version.Version, "modules": slices.Compact(sums), "data": c.data, "schema": policies.InputSchema,
+		"network": o.AllowNetwork, "deadline": o.deadline(),
+	})
+	if err != nil {
+		panic(err) // it was read from JSON
+	}
+	sum := sha256.Sum256(raw)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// Revision changes whenever a decision could, and not when only files move.
+func (e *Engine) Revision() string { return e.revision }
+
+// RequestFields names the members of input.request that decisions may depend
+// on, the time excepted. Callers may keep a decision for pulls that agree in
+// these.
+func (e *Engine) RequestFields() []string { return slices.Clone(e.fields) }
+
+// Rules lists the rules that carry metadata, by package and code.
+func (e *Engine) Rules() []Rule { return slices.Clone(e.rules) }
+
+// Decide judges one input. With every error comes a decision that blocks: the
+// rules failed, were too slow, or returned nothing or nonsense.
+func (e *Engine) Decide(ctx context.Context, input *Input) (Decision, error) {
+	d, err := e.decide(ctx, input)
+	if err != nil {
+		return failed("the policy could not be evaluated" + cause(err)), fmt.Errorf("judging %s: %w", input.name(), err)
+	}
+	return d, nil
+}
+
+func (in *Input) name() string {
+	if in == nil {
+		return "nothing"
+	}
+	return in.Image.Reference
+}
+
+// errIndex reports an input that is not for rules.
+var errIndex = errors.New("an index is judged through its images, not by rules")
+
+func cause(err error) string {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return " in time"
+	case errors.Is(err, context.Canceled):
+		return ": it was cancelled"
+	}
+	return ""
+}
+
+func (e *Engine) decide(ctx context.Context, input *Input) (Decision, error) {
+	if input == nil {
+		return Decision{}, errors.New("there is no input")
+	}
+	if input.Image.Kind == "index" {
+		return Decision{}, errIndex
+	}
+	raw, err := json.Marshal(input)
+	if err != nil {
+		return Decision{}, fmt.Errorf("writing the input: %w", err)
+	}
+	if len(raw) > maxInput {
+		return Decision{}, fmt.Errorf("the input has %d bytes, more than %d", len(raw), maxInput)
+	}
+	value, err := ast.ValueFromReader(bytes.NewReader(raw))
+	if err != nil {
+		return Decision{}, fmt.Errorf("reading the input back: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.deadline)
+	defer cancel()
+	options := []rego.EvalOption{rego.EvalParsedInput(value)}
+	if !input.Request.Time.IsZero() {
+		// time.now_ns tells the same, so that a decision can be made again.
+		options = append(options, rego.EvalTime(input.Request.Time))
+	}
+	results, err := e.query.Eval(ctx, options...)
+	if err != nil {
+		if topdown.IsCancel(err) && ctx.Err() != nil {
+			return Decision{}, fmt.Errorf("evaluating the rules (deadline %s): %w", e.deadline, ctx.Err())
+		}
+		return Decision{}, fmt.Errorf("evaluating the rules: %w", err)
+	}
+	if len(results) != 1 || len(results[0].Expressions) != 1 {
+		return Decision{}, errors.New("data.trustgate.decision is undefined")
+	}
+	if raw, err = json.Marshal(results[0].Expressions[0].Value); err != nil {
+		return Decision{}, fmt.Errorf("reading the decision: %w", err)
+	}
+	return parseDecision(raw)
+}

@@ -1,0 +1,304 @@
+package policy
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/bundle"
+	"github.com/open-policy-agent/opa/v1/util"
+
+	"github.com/trustgate/trustgate/policies"
+)
+
+const (
+	maxModule = 4 << 20   // bytes of one .rego file
+	maxData   = 64 << 20  // bytes of one data file
+	maxBundle = 256 << 20 // bytes of a bundle, unpacked
+)
+
+// module is one file of Rego.
+type module struct {
+	file    string // as messages name it
+	raw     []byte
+	parsed  *ast.Module
+	shipped bool
+	test    bool
+}
+
+// material is everything that Options name, read and parsed.
+type material struct {
+	modules []module
+	config  map[string]any // data.trustgate.config
+	data    map[string]any // what bundles add beside data.trustgate
+}
+
+func read(o Options, capabilities *ast.Capabilities) (*material, error) {
+	m := &material{data: map[string]any{}}
+	var err error
+	if m.config, err = plainJSON(o.Config); err != nil {
+		return nil, fmt.Errorf("reading the policy's configuration: %w", err)
+	}
+	folders := []string{"lib"}
+	if o.Builtin {
+		folders = append(folders, "trustgate")
+	}
+	for _, folder := range folders {
+		if err := m.readFolder(policies.Files, folder, "trustgate:policies", true); err != nil {
+			return nil, err
+		}
+	}
+	origin := map[string]string{} // of each key of config
+	for _, p := range o.Paths {
+		if err := m.readPath(p, origin); err != nil {
+			return nil, fmt.Errorf("loading the policy %s: %w", p, err)
+		}
+	}
+	for _, p := range o.Data {
+		if err := m.readData(p, origin); err != nil {
+			return nil, fmt.Errorf("loading the policy data %s: %w", p, err)
+		}
+	}
+	return m, m.parse(capabilities)
+}
+
+func (m *material) readPath(name string, origin map[string]string) error {
+	info, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	before := len(m.modules)
+	switch {
+	case info.IsDir():
+		err = m.readFolder(os.DirFS(name), ".", name, false)
+	case strings.HasSuffix(name, ".tar.gz"), strings.HasSuffix(name, ".tgz"):
+		err = m.readBundle(name, origin)
+	case strings.HasSuffix(name, ".rego"):
+		var raw []byte
+		if raw, err = readFile(os.DirFS(filepath.Dir(name)), filepath.Base(name), maxModule); err == nil {
+			m.add(name, raw, false)
+		}
+	default:
+		err = errors.New("it is neither a folder, nor a .rego file, nor a bundle (.tar.gz)")
+	}
+	if err == nil && !slices.ContainsFunc(m.modules[before:], func(mod module) bool { return !mod.test }) {
+		err = errors.New("there are no rules in it (no .rego file that is not a test)")
+	}
+	return err
+}
+
+func (m *material) readFolder(fsys fs.FS, root, name string, shipped bool) error {
+	return fs.WalkDir(fsys, root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		file := path.Join(filepath.ToSlash(name), p)
+		switch base := path.Base(p); {
+		case d.IsDir() && strings.HasPrefix(base, ".") && p != root:
+			// Mounted Kubernetes volumes keep their content twice.
+			return fs.SkipDir
+		case d.IsDir() || strings.HasPrefix(base, "."):
+			return nil
+		case base == "data.json", base == "data.yaml", base == "data.yml":
+			return fmt.Errorf("%s: data files are not read from policy folders; name it under policy.data", file)
+		case d.Type()&fs.ModeSymlink != 0 && path.Ext(base) != ".rego":
+			if info, err := fs.Stat(fsys, p); err == nil && info.IsDir() {
+				return fmt.Errorf("%s is a link to a folder, which is not followed; name it under policy.paths", file)
+			}
+			return nil
+		case path.Ext(base) != ".rego":
+			return nil
+		}
+		raw, err := readFile(fsys, p, maxModule)
+		if err != nil {
+			return err
+		}
+		m.add(file, raw, shipped)
+		return nil
+	})
+}
+
+func (m *material) add(file string, raw []byte, shipped bool) {
+	if slices.ContainsFunc(m.modules, func(mod module) bool { return mod.file == file }) {
+		return // two of the paths lead to it
+	}
+	m.modules = append(m.modules, module{file: file, raw: raw, shipped: shipped, test: strings.HasSuffix(file, "_test.rego")})
+}
+
+// readBundle reads an OPA bundle. Its signatures are not checked: whoever may
+// write the file may also write the configuration that names it.
+//
+// https://www.openpolicyagent.org/docs/management-bundles
+func (m *material) readBundle(name string, origin map[string]string) error {
+	raw, err := readFile(os.DirFS(filepath.Dir(name)), filepath.Base(name), maxBundle)
+	if err != nil {
+		return err
+	}
+	unpacked, err := gzip.NewReader(bytes.NewReader(raw))
+	if err != nil {
+		return err
+	}
+	if n, err := io.Copy(io.Discard, io.LimitReader(unpacked, maxBundle+1)); err != nil {
+		return err
+	} else if n > maxBundle {
+		return fmt.Errorf("it unpacks to more than %d bytes", maxBundle)
+	}
+	b, err := bundle.NewReader(bytes.NewReader(raw)).
+		WithBundleName(name).
+		WithSkipBundleVerification(true).
+		WithSizeLimitBytes(maxData).
+		WithRegoVersion(ast.RegoV1).
+		Read()
+	if err != nil {
+		return diagnose(err)
+	}
+	if len(b.WasmModules) > 0 || len(b.PlanModules) > 0 {
+		return errors.New("it holds compiled policies (WebAssembly or plans); only Rego can be checked and is loaded")
+	}
+	for _, mod := range b.Modules {
+		m.add(path.Join(filepath.ToSlash(name), mod.Path), mod.Raw, false)
+	}
+	data, err := plainJSON(b.Data)
+	if err != nil {
+		return err
+	}
+	if own, ok := data["trustgate"]; ok {
+		members, _ := own.(map[string]any)
+		for key := range members {
+			if key != "config" {
+				return fmt.Errorf("it holds data at trustgate.%s; bundles may add to trustgate.config only", key)
+			}
+		}
+		config, ok := members["config"].(map[string]any)
+		if !ok {
+			return errors.New("its data at trustgate is not an object with the member config")
+		}
+		if err := merge(m.config, config, "", name, origin); err != nil {
+			return err
+		}
+		delete(data, "trustgate")
+	}
+	return merge(m.data, data, "data.", name, origin)
+}
+
+func (m *material) readData(name string, origin map[string]string) error {
+	raw, err := readFile(os.DirFS(filepath.Dir(name)), filepath.Base(name), maxData)
+	if err != nil {
+		return err
+	}
+	if !json.Valid(raw) {
+		if raw, err = yaml.YAMLToJSON(raw); err != nil {
+			return err
+		}
+	}
+	var doc any
+	if err := util.UnmarshalJSON(raw, &doc); err != nil {
+		return err
+	}
+	if doc == nil {
+		return nil
+	}
+	data, ok := doc.(map[string]any)
+	if !ok {
+		return errors.New("it must be a mapping: its members become data.trustgate.config.…")
+	}
+	return merge(m.config, data, "", name, origin)
+}
+
+// merge adds the members of from to into. Only objects merge; anything else
+// that is there already is a clash.
+func merge(into, from map[string]any, prefix, name string, origin map[string]string) error {
+	for _, key := range slices.Sorted(maps.Keys(from)) {
+		at := prefix + key
+		was, there := into[key]
+		if !there {
+			into[key] = from[key]
+			origin[at] = name
+			continue
+		}
+		below, ok := from[key].(map[string]any)
+		there2, ok2 := was.(map[string]any)
+		if !ok || !ok2 {
+			return fmt.Errorf("%s sets %s, which %s sets too; remove one of them", name, at, whoSet(at, origin))
+		}
+		if err := merge(there2, below, at+".", name, origin); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func whoSet(key string, origin map[string]string) string {
+	for {
+		if name, ok := origin[key]; ok {
+			return name
+		}
+		i := strings.LastIndexByte(key, '.')
+		if i < 0 {
+			return "the configuration file"
+		}
+		key = key[:i]
+	}
+}
+
+func (m *material) parse(capabilities *ast.Capabilities) error {
+	var failures []error
+	for i := range m.modules {
+		mod := &m.modules[i]
+		parsed, err := ast.ParseModuleWithOpts(mod.file, string(mod.raw), ast.ParserOptions{
+			ProcessAnnotation: true, RegoVersion: ast.RegoV1, Capabilities: capabilities,
+		})
+		switch {
+		case err != nil:
+			failures = append(failures, diagnose(err))
+		case parsed == nil:
+			failures = append(failures, fmt.Errorf("%s:1:1: the file holds no package", mod.file))
+		default:
+			mod.parsed = parsed
+		}
+	}
+	return errors.Join(failures...)
+}
+
+// live lists the modules that judge.
+func (m *material) live() []module {
+	return slices.DeleteFunc(slices.Clone(m.modules), func(mod module) bool { return mod.test })
+}
+
+// plainJSON returns a deep copy that consists of nothing but JSON.
+func plainJSON(v map[string]any) (map[string]any, error) {
+	if v == nil {
+		return map[string]any{}, nil
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	var plain map[string]any
+	return plain, util.UnmarshalJSON(raw, &plain)
+}
+
+func readFile(fsys fs.FS, name string, limit int64) ([]byte, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(raw)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", name, limit)
+	}
+	return raw, err
+}
