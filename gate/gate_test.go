@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -18,64 +17,63 @@ import (
 
 	"github.com/trustgate/trustgate/gate"
 	"github.com/trustgate/trustgate/internal/shipyard"
+	"github.com/trustgate/trustgate/internal/stage"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/policy"
 	"github.com/trustgate/trustgate/upstream"
 )
 
-func writeFile(path, content string) error { return os.WriteFile(path, []byte(content), 0o600) }
-
 func expect(t testing.TB, a *gate.Admission, action policy.Action, code string) {
 	t.Helper()
-	if a.Verdict.Action != action || !strings.Contains(codes(a), code) {
-		t.Fatalf("%s: got %s (%s), want %s with %q\n%s", a.Reference, a.Verdict.Action, codes(a), action, code, messages(a))
+	if a.Verdict.Action != action || !strings.Contains(stage.Codes(a), code) {
+		t.Fatalf("%s: got %s (%s), want %s with %q\n%s", a.Reference, a.Verdict.Action, stage.Codes(a), action, code, stage.Messages(a))
 	}
 }
 
 func TestTrustedAllTheWayDown(t *testing.T) {
-	s := newStage(t)
-	base := s.trusted(s.image("base/os", nil))
-	app := s.trusted(s.image("app", base), base)
-	a := s.pull(s.gate(options{}), app.Reference())
+	s := stage.New(t)
+	base := s.Trusted(s.Image("base/os", nil))
+	app := s.Trusted(s.Image("app", base), base)
+	a := s.Pull(s.Gate(stage.Options{}), app.Reference())
 	expect(t, a, policy.Serve, "")
 	if len(a.Parents) != 1 || a.Parents[0].Known != "proven" || a.Parents[0].Stage != "final" {
 		t.Errorf("parents are %+v, want one proven final parent", a.Parents)
 	}
-	if a.Source == nil || !a.Source.Trusted || a.Source.Revision != revision {
+	if a.Source == nil || !a.Source.Trusted || a.Source.Revision != stage.Revision {
 		t.Errorf("source is %+v", a.Source)
 	}
 }
 
 func TestWhatIsBlockedAndWhy(t *testing.T) {
-	s := newStage(t)
+	s := stage.New(t)
 	ctx := context.Background()
-	base := s.trusted(s.image("base/os", nil))
+	base := s.Trusted(s.Image("base/os", nil))
 
-	unsigned := s.attested(s.image("unsigned", base), base)
+	unsigned := s.Attested(s.Image("unsigned", base), base)
 
-	byStranger := s.attested(s.image("stranger", base), base)
-	s.must(s.registry.Sign(ctx, s.stranger, byStranger))
+	byStranger := s.Attested(s.Image("stranger", base), base)
+	s.Must(s.Registry.Sign(ctx, s.Stranger, byStranger))
 
-	transplanted := s.attested(s.image("transplanted", base), base)
-	s.must(s.registry.Transplant(ctx, s.ci, base, transplanted))
+	transplanted := s.Attested(s.Image("transplanted", base), base)
+	s.Must(s.Registry.Transplant(ctx, s.CI, base, transplanted))
 
-	noProvenance := s.image("noprovenance", base)
-	s.must(s.registry.Sign(ctx, s.ci, noProvenance))
+	noProvenance := s.Image("noprovenance", base)
+	s.Must(s.Registry.Sign(ctx, s.CI, noProvenance))
 
-	otherBuilder := s.image("otherbuilder", base)
-	s.must(s.registry.Sign(ctx, s.ci, otherBuilder))
-	s.must(s.registry.Attest(ctx, s.ci, otherBuilder, shipyard.ProvenanceType,
-		shipyard.Provenance("https://laptop.example/", source, revision, base)))
+	otherBuilder := s.Image("otherbuilder", base)
+	s.Must(s.Registry.Sign(ctx, s.CI, otherBuilder))
+	s.Must(s.Registry.Attest(ctx, s.CI, otherBuilder, shipyard.ProvenanceType,
+		shipyard.Provenance("https://laptop.example/", stage.Source, stage.Revision, base)))
 
-	otherSource := s.image("othersource", base)
-	s.must(s.registry.Sign(ctx, s.ci, otherSource))
-	s.must(s.registry.Attest(ctx, s.ci, otherSource, shipyard.ProvenanceType,
-		shipyard.Provenance(builder, "https://git.example/mallory/app", revision, base)))
+	otherSource := s.Image("othersource", base)
+	s.Must(s.Registry.Sign(ctx, s.CI, otherSource))
+	s.Must(s.Registry.Attest(ctx, s.CI, otherSource, shipyard.ProvenanceType,
+		shipyard.Provenance(stage.Builder, "https://git.example/mallory/app", stage.Revision, base)))
 
-	badParent := s.image("bad/parent", nil)
-	orphan := s.trusted(s.image("orphan", badParent), badParent)
+	badParent := s.Image("bad/parent", nil)
+	orphan := s.Trusted(s.Image("orphan", badParent), badParent)
 
-	g := s.gate(options{})
+	g := s.Gate(stage.Options{})
 	for _, tc := range []struct {
 		image *shipyard.Image
 		code  string
@@ -88,32 +86,32 @@ func TestWhatIsBlockedAndWhy(t *testing.T) {
 		{otherSource, "source.untrusted"},
 		{orphan, "parents.untrusted"},
 	} {
-		t.Run(tc.image.Repository, func(t *testing.T) { expect(t, s.pull(g, tc.image.Reference()), policy.Block, tc.code) })
+		t.Run(tc.image.Repository, func(t *testing.T) { expect(t, s.Pull(g, tc.image.Reference()), policy.Block, tc.code) })
 	}
 }
 
 func TestTheDeepestBaseLosesItsSignature(t *testing.T) {
-	s := newStage(t)
-	debian := s.image("base/debian", nil)
-	s.attested(debian)
-	s.must(s.lookaside.Sign(s.release, debian))
-	runtime := s.trusted(s.image("base/runtime", debian), debian)
-	node := s.trusted(s.image("base/node", runtime), runtime)
-	app := s.trusted(s.image("app", node), node)
-	g := s.gate(options{})
-	expect(t, s.pull(g, app.Reference()), policy.Serve, "")
+	s := stage.New(t)
+	debian := s.Image("base/debian", nil)
+	s.Attested(debian)
+	s.Must(s.Lookaside.Sign(s.Release, debian))
+	runtime := s.Trusted(s.Image("base/runtime", debian), debian)
+	node := s.Trusted(s.Image("base/node", runtime), runtime)
+	app := s.Trusted(s.Image("app", node), node)
+	g := s.Gate(stage.Options{})
+	expect(t, s.Pull(g, app.Reference()), policy.Serve, "")
 
-	s.must(s.lookaside.Withdraw(debian))
-	s.pass(11 * time.Minute)
-	a := s.pull(g, app.Reference())
+	s.Must(s.Lookaside.Withdraw(debian))
+	s.Pass(11 * time.Minute)
+	a := s.Pull(g, app.Reference())
 	expect(t, a, policy.Block, "parents.untrusted")
-	if got := messages(a); !strings.Contains(got, "app") || !inOrder(got, "app", "base/node", "base/runtime", "base/debian", "no signature by") {
+	if got := stage.Messages(a); !strings.Contains(got, "app") || !inOrder(got, "app", "base/node", "base/runtime", "base/debian", "no signature by") {
 		t.Errorf("the message does not name the path:\n%s", got)
 	}
 
-	s.must(s.lookaside.Sign(s.release, debian))
-	s.pass(30 * time.Second)
-	expect(t, s.pull(g, app.Reference()), policy.Serve, "")
+	s.Must(s.Lookaside.Sign(s.Release, debian))
+	s.Pass(30 * time.Second)
+	expect(t, s.Pull(g, app.Reference()), policy.Serve, "")
 }
 
 func inOrder(text string, parts ...string) bool {
@@ -128,13 +126,13 @@ func inOrder(text string, parts ...string) bool {
 }
 
 func TestModes(t *testing.T) {
-	s := newStage(t)
-	unsigned := s.image("unsigned", nil)
+	s := stage.New(t)
+	unsigned := s.Image("unsigned", nil)
 	for mode, want := range map[policy.Mode]policy.Action{
 		policy.Enforce: policy.Block, policy.AnnotateOnly: policy.Annotate, policy.Audit: policy.Serve,
 	} {
 		t.Run(string(mode), func(t *testing.T) {
-			a := s.pull(s.gate(options{mode: mode}), unsigned.Reference())
+			a := s.Pull(s.Gate(stage.Options{Mode: mode}), unsigned.Reference())
 			if a.Verdict.Action != want || a.Verdict.BeforeMode != policy.Block {
 				t.Errorf("got %s, before the mode %s", a.Verdict.Action, a.Verdict.BeforeMode)
 			}
@@ -145,19 +143,19 @@ func TestModes(t *testing.T) {
 // A tag that moves is followed within its freshness, and what is served is
 // always what was judged.
 func TestMovedTag(t *testing.T) {
-	s := newStage(t)
-	first := s.trusted(s.image("app", nil))
-	g := s.gate(options{})
-	expect(t, s.pull(g, first.Reference()), policy.Serve, "")
+	s := stage.New(t)
+	first := s.Trusted(s.Image("app", nil))
+	g := s.Gate(stage.Options{})
+	expect(t, s.Pull(g, first.Reference()), policy.Serve, "")
 
 	built, err := shipyard.Build(nil, map[string]string{"bin/app": "malicious"})
-	s.must(err)
-	moved := s.push("app", "1", built)
-	if a := s.pull(g, first.Reference()); a.Reference.Digest() != first.Digest {
+	s.Must(err)
+	moved := s.Push("app", "1", built)
+	if a := s.Pull(g, first.Reference()); a.Reference.Digest() != first.Digest {
 		t.Errorf("a fresh tag was resolved again, to %s", a.Reference.Digest())
 	}
-	s.pass(31 * time.Second)
-	a := s.pull(g, first.Reference())
+	s.Pass(31 * time.Second)
+	a := s.Pull(g, first.Reference())
 	expect(t, a, policy.Block, "signature.missing")
 	if a.Reference.Digest() != moved.Digest {
 		t.Errorf("judged %s, the tag names %s", a.Reference.Digest(), moved.Digest)
@@ -167,32 +165,32 @@ func TestMovedTag(t *testing.T) {
 // An OpenPGP signature is for a tag: a pull by another tag of the same digest
 // does not fit it, a pull by digest does.
 func TestSignatureBindsTheTag(t *testing.T) {
-	s := newStage(t)
-	app := s.attested(s.image("app", nil))
-	s.must(s.lookaside.Sign(s.release, app))
-	s.push("app", "other", app.Content)
-	g := s.gate(options{})
-	expect(t, s.pull(g, app.Reference()), policy.Serve, "")
-	expect(t, s.pull(g, app.Name()+"@"+app.Digest.String()), policy.Serve, "")
-	expect(t, s.pull(g, app.Name()+":other"), policy.Block, "signature.reference")
+	s := stage.New(t)
+	app := s.Attested(s.Image("app", nil))
+	s.Must(s.Lookaside.Sign(s.Release, app))
+	s.Push("app", "other", app.Content)
+	g := s.Gate(stage.Options{})
+	expect(t, s.Pull(g, app.Reference()), policy.Serve, "")
+	expect(t, s.Pull(g, app.Name()+"@"+app.Digest.String()), policy.Serve, "")
+	expect(t, s.Pull(g, app.Name()+":other"), policy.Block, "signature.reference")
 }
 
 func TestParentsThatClaimEachOther(t *testing.T) {
-	s := newStage(t)
+	s := stage.New(t)
 	named := func(repository, base string) *shipyard.Image {
 		built, err := shipyard.Build(nil, map[string]string{repository: repository})
-		s.must(err)
-		return s.push(repository, "1", shipyard.Annotate(built, map[string]string{
-			"org.opencontainers.image.base.name": s.registry.Addr + "/" + base + ":1",
+		s.Must(err)
+		return s.Push(repository, "1", shipyard.Annotate(built, map[string]string{
+			"org.opencontainers.image.base.name": s.Registry.Addr + "/" + base + ":1",
 		}))
 	}
 	hen, egg := named("hen", "egg"), named("egg", "hen")
-	g := s.gate(options{})
+	g := s.Gate(stage.Options{})
 	var wg sync.WaitGroup
 	for range 8 {
 		for _, image := range []*shipyard.Image{hen, egg} {
 			wg.Go(func() {
-				a, err := s.tryPull(g, image.Reference())
+				a, err := s.TryPull(g, image.Reference())
 				if err != nil || !a.Verdict.Blocked() {
 					t.Errorf("%s: %v, %v", image.Repository, a, err)
 				}
@@ -206,44 +204,44 @@ func TestParentsThatClaimEachOther(t *testing.T) {
 	case <-time.After(15 * time.Second):
 		t.Fatal("images that claim each other as parents wait for each other")
 	}
-	if got := messages(s.pull(g, hen.Reference())); !strings.Contains(got, "leads back") {
+	if got := stage.Messages(s.Pull(g, hen.Reference())); !strings.Contains(got, "leads back") {
 		t.Errorf("the circle is not named:\n%s", got)
 	}
 }
 
 func TestTreeIsBounded(t *testing.T) {
-	s := newStage(t)
+	s := stage.New(t)
 	var chain []*shipyard.Image
 	var base *shipyard.Image
 	for i := range 5 {
-		image := s.image(fmt.Sprintf("chain/%d", i), base)
+		image := s.Image(fmt.Sprintf("chain/%d", i), base)
 		if base == nil {
-			s.trusted(image)
+			s.Trusted(image)
 		} else {
-			s.trusted(image, base)
+			s.Trusted(image, base)
 		}
 		chain, base = append(chain, image), image
 	}
 	t.Run("depth", func(t *testing.T) {
-		g := s.gate(options{depth: 2})
-		expect(t, s.pull(g, chain[4].Reference()), policy.Block, "parents.untrusted")
+		g := s.Gate(stage.Options{Depth: 2})
+		expect(t, s.Pull(g, chain[4].Reference()), policy.Block, "parents.untrusted")
 		// What was cut off there is whole when it is asked for itself.
-		expect(t, s.pull(g, chain[2].Reference()), policy.Serve, "")
+		expect(t, s.Pull(g, chain[2].Reference()), policy.Serve, "")
 	})
 	t.Run("count", func(t *testing.T) {
-		g := s.gate(options{nodes: 3})
-		expect(t, s.pull(g, chain[4].Reference()), policy.Block, "parents.untrusted")
+		g := s.Gate(stage.Options{Nodes: 3})
+		expect(t, s.Pull(g, chain[4].Reference()), policy.Block, "parents.untrusted")
 	})
 }
 
 func TestBaseFoundByItsLayers(t *testing.T) {
-	s := newStage(t)
-	base := s.image("base/os", nil) // nobody signed it
-	app := s.image("app", base)     // and says nothing of where it comes from
-	s.must(s.registry.Sign(context.Background(), s.ci, app))
-	g := s.gate(options{})
-	s.pull(g, base.Reference())
-	a := s.pull(g, app.Reference())
+	s := stage.New(t)
+	base := s.Image("base/os", nil) // nobody signed it
+	app := s.Image("app", base)     // and says nothing of where it comes from
+	s.Must(s.Registry.Sign(context.Background(), s.CI, app))
+	g := s.Gate(stage.Options{})
+	s.Pull(g, base.Reference())
+	a := s.Pull(g, app.Reference())
 	if len(a.Parents) != 1 || a.Parents[0].Digest != base.Digest || a.Parents[0].Known != "proven" {
 		t.Fatalf("parents are %+v, want %s, proven", a.Parents, base.Digest)
 	}
@@ -251,25 +249,25 @@ func TestBaseFoundByItsLayers(t *testing.T) {
 }
 
 func TestAnnotationThatContradictsTheLayers(t *testing.T) {
-	s := newStage(t)
-	good := s.trusted(s.image("base/good", nil))
+	s := stage.New(t)
+	good := s.Trusted(s.Image("base/good", nil))
 	built, err := shipyard.Build(nil, map[string]string{"bin/app": "something else"})
-	s.must(err)
-	app := s.push("app", "1", shipyard.Annotate(built, map[string]string{
+	s.Must(err)
+	app := s.Push("app", "1", shipyard.Annotate(built, map[string]string{
 		"org.opencontainers.image.base.name":   good.Reference(),
 		"org.opencontainers.image.base.digest": good.Digest.String(),
 	}))
-	s.must(s.registry.Sign(context.Background(), s.ci, app))
-	a := s.pull(s.gate(options{}), app.Reference())
+	s.Must(s.Registry.Sign(context.Background(), s.CI, app))
+	a := s.Pull(s.Gate(stage.Options{}), app.Reference())
 	expect(t, a, policy.Block, "parents.untrusted")
 }
 
 func TestIndex(t *testing.T) {
-	s := newStage(t)
+	s := stage.New(t)
 	ctx := context.Background()
 	build := func(content string) v1.Image {
 		image, err := shipyard.Build(nil, map[string]string{"bin/app": content})
-		s.must(err)
+		s.Must(err)
 		return image
 	}
 	amd, arm := build("amd"), build("arm")
@@ -277,48 +275,48 @@ func TestIndex(t *testing.T) {
 	platforms := []string{"linux/amd64", "linux/arm64"}
 
 	t.Run("its signature covers its images", func(t *testing.T) {
-		index, err := s.registry.PushIndex(ctx, "covered", "1", platforms, amd, arm)
-		s.must(err)
-		s.trusted(index)
-		g := s.gate(options{platforms: both})
-		a := s.pull(g, index.Reference())
+		index, err := s.Registry.PushIndex(ctx, "covered", "1", platforms, amd, arm)
+		s.Must(err)
+		s.Trusted(index)
+		g := s.Gate(stage.Options{Platforms: both})
+		a := s.Pull(g, index.Reference())
 		expect(t, a, policy.Serve, "")
 		if len(a.Children) != 2 {
 			t.Fatalf("judged %d images, want 2", len(a.Children))
 		}
 		child, err := amd.Digest()
-		s.must(err)
-		expect(t, s.pull(g, index.Name()+"@"+child.String()), policy.Serve, "")
+		s.Must(err)
+		expect(t, s.Pull(g, index.Name()+"@"+child.String()), policy.Serve, "")
 	})
 	t.Run("blocked when every image is", func(t *testing.T) {
-		index, err := s.registry.PushIndex(ctx, "bare", "1", platforms, amd, arm)
-		s.must(err)
-		a := s.pull(s.gate(options{platforms: both}), index.Reference())
+		index, err := s.Registry.PushIndex(ctx, "bare", "1", platforms, amd, arm)
+		s.Must(err)
+		a := s.Pull(s.Gate(stage.Options{Platforms: both}), index.Reference())
 		expect(t, a, policy.Block, "signature.missing")
 	})
 	t.Run("annotated when some are", func(t *testing.T) {
-		index, err := s.registry.PushIndex(ctx, "half", "1", platforms, amd, arm)
-		s.must(err)
+		index, err := s.Registry.PushIndex(ctx, "half", "1", platforms, amd, arm)
+		s.Must(err)
 		child, err := amd.Digest()
-		s.must(err)
-		s.trusted(&shipyard.Image{Registry: index.Registry, Repository: index.Repository, Digest: digest.Digest(child.String())})
-		g := s.gate(options{platforms: both})
-		a := s.pull(g, index.Reference())
+		s.Must(err)
+		s.Trusted(&shipyard.Image{Registry: index.Registry, Repository: index.Repository, Digest: digest.Digest(child.String())})
+		g := s.Gate(stage.Options{Platforms: both})
+		a := s.Pull(g, index.Reference())
 		expect(t, a, policy.Annotate, "signature.missing")
 		other, err := arm.Digest()
-		s.must(err)
-		expect(t, s.pull(g, index.Name()+"@"+other.String()), policy.Block, "signature.missing")
+		s.Must(err)
+		expect(t, s.Pull(g, index.Name()+"@"+other.String()), policy.Block, "signature.missing")
 	})
 }
 
 func TestEvidenceStaysPullable(t *testing.T) {
-	s := newStage(t)
-	app := s.image("app", nil) // no provenance: blocked
-	s.must(s.registry.Sign(context.Background(), s.ci, app))
-	g := s.gate(options{})
-	expect(t, s.pull(g, app.Reference()), policy.Block, "provenance.missing")
+	s := stage.New(t)
+	app := s.Image("app", nil) // no provenance: blocked
+	s.Must(s.Registry.Sign(context.Background(), s.CI, app))
+	g := s.Gate(stage.Options{})
+	expect(t, s.Pull(g, app.Reference()), policy.Block, "provenance.missing")
 	tag := strings.Replace(app.Digest.String(), ":", "-", 1) + ".sig"
-	a := s.pull(g, app.Name()+":"+tag)
+	a := s.Pull(g, app.Name()+":"+tag)
 	if a.Manifest.Kind != oci.KindEvidence || a.Verdict.Blocked() {
 		t.Errorf("the signature is a %s and %s", a.Manifest.Kind, a.Verdict.Action)
 	}
@@ -327,41 +325,41 @@ func TestEvidenceStaysPullable(t *testing.T) {
 	}
 
 	// An image by the name of a signature is an image.
-	s.push("app", "sha256-"+strings.Repeat("0", 64)+".sig", app.Content)
-	expect(t, s.pull(g, app.Name()+":sha256-"+strings.Repeat("0", 64)+".sig"), policy.Block, "provenance.missing")
+	s.Push("app", "sha256-"+strings.Repeat("0", 64)+".sig", app.Content)
+	expect(t, s.Pull(g, app.Name()+":sha256-"+strings.Repeat("0", 64)+".sig"), policy.Block, "provenance.missing")
 }
 
 func TestBlobNeedsAServedManifest(t *testing.T) {
-	s := newStage(t)
+	s := stage.New(t)
 	ctx := context.Background()
-	served := s.trusted(s.image("served", nil))
-	blocked := s.image("blocked", nil)
-	g := s.gate(options{})
+	served := s.Trusted(s.Image("served", nil))
+	blocked := s.Image("blocked", nil)
+	g := s.Gate(stage.Options{})
 	layer := func(i *shipyard.Image) digest.Digest {
 		layers, err := i.Content.Layers()
-		s.must(err)
+		s.Must(err)
 		d, err := layers[0].Digest()
-		s.must(err)
+		s.Must(err)
 		return digest.Digest(d.String())
 	}
 	in := func(i *shipyard.Image) oci.Reference {
 		ref, err := oci.ParseReference(i.Name())
-		s.must(err)
+		s.Must(err)
 		return ref
 	}
 	if _, err := g.Blob(ctx, in(served), layer(served), policy.Client{}); !errors.Is(err, oci.ErrNotFound) {
 		t.Errorf("before its manifest was pulled: %v", err)
 	}
-	s.pull(g, served.Reference())
-	s.pull(g, blocked.Reference())
+	s.Pull(g, served.Reference())
+	s.Pull(g, blocked.Reference())
 
 	granted, err := g.Blob(ctx, in(served), layer(served), policy.Client{})
-	s.must(err)
+	s.Must(err)
 	blob, err := granted.Open(ctx)
-	s.must(err)
+	s.Must(err)
 	defer blob.Close()
 	raw, err := io.ReadAll(blob)
-	s.must(err)
+	s.Must(err)
 	if digest.FromBytes(raw) != layer(served) {
 		t.Error("the layer's bytes are wrong")
 	}
@@ -378,39 +376,39 @@ func TestBlobNeedsAServedManifest(t *testing.T) {
 }
 
 func TestUpstreamOff(t *testing.T) {
-	s := newStage(t)
-	app := s.trusted(s.image("app", nil))
-	other := s.trusted(s.image("other", nil))
-	g := s.gate(options{})
-	expect(t, s.pull(g, app.Reference()), policy.Serve, "")
-	s.requests.down.Store(true)
-	s.pass(time.Hour) // tag and verdict are long past their terms
-	a := s.pull(g, app.Reference())
+	s := stage.New(t)
+	app := s.Trusted(s.Image("app", nil))
+	other := s.Trusted(s.Image("other", nil))
+	g := s.Gate(stage.Options{})
+	expect(t, s.Pull(g, app.Reference()), policy.Serve, "")
+	s.Upstream.Down.Store(true)
+	s.Pass(time.Hour) // tag and verdict are long past their terms
+	a := s.Pull(g, app.Reference())
 	expect(t, a, policy.Serve, "")
 	if !a.Verdict.Stale {
 		t.Error("the verdict does not say that it is stale")
 	}
-	if _, err := s.tryPull(g, other.Reference()); !errors.Is(err, upstream.ErrUnavailable) {
+	if _, err := s.TryPull(g, other.Reference()); !errors.Is(err, upstream.ErrUnavailable) {
 		t.Errorf("a new image: %v", err)
 	}
-	s.pass(24 * time.Hour)
-	if a, err := s.tryPull(g, app.Reference()); err == nil && !a.Verdict.Blocked() {
+	s.Pass(24 * time.Hour)
+	if a, err := s.TryPull(g, app.Reference()); err == nil && !a.Verdict.Blocked() {
 		t.Error("a verdict outlived verdicts.stale")
 	}
 }
 
 func TestRestartLosesNothing(t *testing.T) {
-	s := newStage(t)
-	base := s.trusted(s.image("base/os", nil))
-	app := s.trusted(s.image("app", base), base)
+	s := stage.New(t)
+	base := s.Trusted(s.Image("base/os", nil))
+	app := s.Trusted(s.Image("app", base), base)
 	var before *gate.Admission
 	t.Run("first run", func(t *testing.T) {
-		inner := *s2(s, t)
-		before = inner.pull(inner.gate(options{}), app.Reference())
+		inner := s.For(t)
+		before = inner.Pull(inner.Gate(stage.Options{}), app.Reference())
 	})
-	s.requests.down.Store(true)
-	g := s.gate(options{})
-	after := s.pull(g, app.Reference())
+	s.Upstream.Down.Store(true)
+	g := s.Gate(stage.Options{})
+	after := s.Pull(g, app.Reference())
 	if after.Verdict.ID != before.Verdict.ID || after.Verdict.Action != policy.Serve || len(after.Parents) != 1 {
 		t.Errorf("after the restart: %+v, before: %+v", after.Verdict, before.Verdict)
 	}
@@ -419,53 +417,45 @@ func TestRestartLosesNothing(t *testing.T) {
 	}
 }
 
-// s2 is the stage for a subtest: what it opens is closed with it.
-func s2(s *stage, t *testing.T) *stage {
-	return &stage{
-		TB: t, registry: s.registry, ci: s.ci, stranger: s.stranger, release: s.release,
-		lookaside: s.lookaside, requests: s.requests, folder: s.folder,
-	}
-}
-
 func TestRoots(t *testing.T) {
-	s := newStage(t)
-	debian := s.image("library/debian", nil) // signed by nobody
-	app := s.trusted(s.image("app", debian), debian)
-	expect(t, s.pull(s.gate(options{}), app.Reference()), policy.Block, "parents.untrusted")
+	s := stage.New(t)
+	debian := s.Image("library/debian", nil) // signed by nobody
+	app := s.Trusted(s.Image("app", debian), debian)
+	expect(t, s.Pull(s.Gate(stage.Options{}), app.Reference()), policy.Block, "parents.untrusted")
 
-	byDigest := options{roots: []gate.Root{{Digest: debian.Digest}}}
+	byDigest := stage.Options{Roots: []gate.Root{{Digest: debian.Digest}}}
 	t.Run("digest", func(t *testing.T) {
-		s := s2(s, t)
-		s.folder = t.TempDir()
-		a := s.pull(s.gate(byDigest), app.Reference())
+		s := s.For(t)
+		s.Folder = t.TempDir()
+		a := s.Pull(s.Gate(byDigest), app.Reference())
 		expect(t, a, policy.Serve, "")
 		if !a.Parents[0].Root {
 			t.Error("the parent is not called a root")
 		}
 	})
 	t.Run("repository and signer", func(t *testing.T) {
-		s := s2(s, t)
-		s.folder = t.TempDir()
-		o := options{roots: []gate.Root{{Repository: s.registry.Addr + "/library/debian", Signers: []string{"release"}}}}
-		g := s.gate(o)
-		expect(t, s.pull(g, app.Reference()), policy.Block, "parents.untrusted")
-		s.must(s.lookaside.Sign(s.release, debian))
-		s.pass(30 * time.Second)
-		expect(t, s.pull(g, app.Reference()), policy.Serve, "")
+		s := s.For(t)
+		s.Folder = t.TempDir()
+		o := stage.Options{Roots: []gate.Root{{Repository: s.Registry.Addr + "/library/debian", Signers: []string{"release"}}}}
+		g := s.Gate(o)
+		expect(t, s.Pull(g, app.Reference()), policy.Block, "parents.untrusted")
+		s.Must(s.Lookaside.Sign(s.Release, debian))
+		s.Pass(30 * time.Second)
+		expect(t, s.Pull(g, app.Reference()), policy.Serve, "")
 	})
 }
 
 func TestOneJudgementHoweverManyClients(t *testing.T) {
-	s := newStage(t)
-	base := s.trusted(s.image("base/os", nil))
-	app := s.trusted(s.image("app", base), base)
-	g := s.gate(options{})
-	s.requests.reset()
+	s := stage.New(t)
+	base := s.Trusted(s.Image("base/os", nil))
+	app := s.Trusted(s.Image("app", base), base)
+	g := s.Gate(stage.Options{})
+	s.Upstream.Reset()
 	ids := make([]string, 64)
 	var wg sync.WaitGroup
 	for i := range ids {
 		wg.Go(func() {
-			if a, err := s.tryPull(g, app.Reference()); err == nil {
+			if a, err := s.TryPull(g, app.Reference()); err == nil {
 				ids[i] = a.Verdict.ID
 			}
 		})
@@ -475,24 +465,24 @@ func TestOneJudgementHoweverManyClients(t *testing.T) {
 	if ids = slices.Compact(ids); len(ids) != 1 || ids[0] == "" {
 		t.Errorf("decisions %v, want one", ids)
 	}
-	if n := s.requests.count("GET /v2/app/manifests/1"); n != 1 {
+	if n := s.Upstream.Count("GET /v2/app/manifests/1"); n != 1 {
 		t.Errorf("the tag was fetched %d times", n)
 	}
 }
 
 // A verdict that depends on who asks is not another client's.
 func TestVerdictPerClient(t *testing.T) {
-	s := newStage(t)
-	app := s.trusted(s.image("app", nil))
-	g := s.gate(options{rego: `package trustgate.policies.team
+	s := stage.New(t)
+	app := s.Trusted(s.Image("app", nil))
+	g := s.Gate(stage.Options{Rego: `package trustgate.policies.team
 import rego.v1
 deny contains {"code": "team.client", "msg": "not for you"} if input.request.client.identity != "CN=alice"
 `})
 	ref, err := oci.ParseReference(app.Reference())
-	s.must(err)
+	s.Must(err)
 	for identity, want := range map[string]policy.Action{"CN=alice": policy.Serve, "CN=bob": policy.Block} {
 		a, err := g.Admit(context.Background(), gate.Request{Reference: ref, Client: policy.Client{Identity: identity}})
-		s.must(err)
+		s.Must(err)
 		if a.Verdict.Action != want {
 			t.Errorf("%s: %s, want %s", identity, a.Verdict.Action, want)
 		}
@@ -503,17 +493,17 @@ deny contains {"code": "team.client", "msg": "not for you"} if input.request.cli
 	}
 }
 
-func digestOfLayer(s *stage, image *shipyard.Image) digest.Digest {
+func digestOfLayer(s *stage.Stage, image *shipyard.Image) digest.Digest {
 	manifest, err := image.Content.Manifest()
-	s.must(err)
+	s.Must(err)
 	return digest.Digest(manifest.Layers[0].Digest.String())
 }
 
 func TestArtifactsAreJudged(t *testing.T) {
-	s := newStage(t)
+	s := stage.New(t)
 	built, err := shipyard.Build(nil, map[string]string{"chart.yaml": "name: chart"})
-	s.must(err)
-	chart := s.push("chart", "1", mutate.ConfigMediaType(built, "application/vnd.cncf.helm.config.v1+json"))
-	g := s.gate(options{})
-	expect(t, s.pull(g, chart.Reference()), policy.Block, "signature.missing")
+	s.Must(err)
+	chart := s.Push("chart", "1", mutate.ConfigMediaType(built, "application/vnd.cncf.helm.config.v1+json"))
+	g := s.Gate(stage.Options{})
+	expect(t, s.Pull(g, chart.Reference()), policy.Block, "signature.missing")
 }

@@ -8,8 +8,14 @@ import (
 // MarshalJSON writes the document as rules may rely on it: a list or a map
 // that nobody filled is empty, never null.
 func (in Input) MarshalJSON() ([]byte, error) {
-	type plain Input // without this method
-	return json.Marshal(plain(complete(reflect.ValueOf(in)).Interface().(Input)))
+	return json.Marshal(in.document())
+}
+
+// document is an Input without methods, completed.
+type document Input
+
+func (in *Input) document() document {
+	return document(complete(reflect.ValueOf(*in)).Interface().(Input))
 }
 
 var (

@@ -8,6 +8,7 @@ import (
 
 	"github.com/agnivade/levenshtein"
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
 // problem is something wrong with a module, where it is.
@@ -15,12 +16,16 @@ func problem(at *ast.Location, format string, args ...any) error {
 	if at == nil {
 		return fmt.Errorf(format, args...)
 	}
-	return fmt.Errorf("%s:%d:%d: %s", at.File, at.Row, at.Col, fmt.Sprintf(format, args...))
+	return fmt.Errorf("%s:%d:%d: %s", at.File, max(at.Row, 1), max(at.Col, 1), fmt.Sprintf(format, args...))
 }
 
-// diagnose makes of OPA's errors one each with file, line, column and, where
+// diagnose makes of OPA's errors, of compiling or of running, one each with file, line, column and, where
 // one can be guessed, what was meant.
 func diagnose(err error) error {
+	var running *topdown.Error
+	if errors.As(err, &running) {
+		return problem(running.Location, "%s: %s", running.Code, running.Message)
+	}
 	var found ast.Errors
 	if !errors.As(err, &found) {
 		var one *ast.Error

@@ -63,7 +63,7 @@ type Engine struct {
 // Load reads, checks and compiles the rules. Its errors name file, line and
 // column; several are joined.
 func Load(ctx context.Context, o Options) (*Engine, error) {
-	c, err := compile(ctx, o)
+	c, err := compile(ctx, o, false)
 	if err != nil {
 		return nil, err
 	}
@@ -106,9 +106,9 @@ type compiled struct {
 	store    storage.Store
 }
 
-func compile(ctx context.Context, o Options) (*compiled, error) {
+func compile(ctx context.Context, o Options, tests bool) (*compiled, error) {
 	capabilities := capabilities(o.AllowNetwork)
-	m, err := read(o, capabilities)
+	m, err := read(o, capabilities, tests)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func compile(ctx context.Context, o Options) (*compiled, error) {
 		collections = append(collections, name)
 	}
 	c.data = map[string]any{"trustgate": map[string]any{
-		"config": m.config, "rules": document(c.rules), "collections": collections,
+		"config": m.config, "rules": rulesDocument(c.rules), "collections": collections,
 	}}
 	for key, value := range m.data {
 		c.data[key] = value
@@ -261,14 +261,19 @@ func cause(err error) string {
 	return ""
 }
 
-func (e *Engine) decide(ctx context.Context, input *Input) (Decision, error) {
+func (e *Engine) decide(ctx context.Context, input *Input) (_ Decision, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the evaluation panicked: %v", p)
+		}
+	}()
 	if input == nil {
 		return Decision{}, errors.New("there is no input")
 	}
 	if input.Image.Kind == "index" {
 		return Decision{}, errIndex
 	}
-	raw, err := json.Marshal(input)
+	raw, err := json.Marshal(input.document())
 	if err != nil {
 		return Decision{}, fmt.Errorf("writing the input: %w", err)
 	}
@@ -291,7 +296,7 @@ func (e *Engine) decide(ctx context.Context, input *Input) (Decision, error) {
 		if topdown.IsCancel(err) && ctx.Err() != nil {
 			return Decision{}, fmt.Errorf("evaluating the rules (deadline %s): %w", e.deadline, ctx.Err())
 		}
-		return Decision{}, fmt.Errorf("evaluating the rules: %w", err)
+		return Decision{}, fmt.Errorf("evaluating the rules: %w", diagnose(err))
 	}
 	if len(results) != 1 || len(results[0].Expressions) != 1 {
 		return Decision{}, errors.New("data.trustgate.decision is undefined")

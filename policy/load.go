@@ -45,7 +45,9 @@ type material struct {
 	data    map[string]any // what bundles add beside data.trustgate
 }
 
-func read(o Options, capabilities *ast.Capabilities) (*material, error) {
+// read leaves tests unparsed unless they are asked for: one that is broken
+// does not keep the rules from judging.
+func read(o Options, capabilities *ast.Capabilities, tests bool) (*material, error) {
 	m := &material{data: map[string]any{}}
 	var err error
 	if m.config, err = plainJSON(o.Config); err != nil {
@@ -71,7 +73,7 @@ func read(o Options, capabilities *ast.Capabilities) (*material, error) {
 			return nil, fmt.Errorf("loading the policy data %s: %w", p, err)
 		}
 	}
-	return m, m.parse(capabilities)
+	return m, m.parse(capabilities, tests)
 }
 
 func (m *material) readPath(name string, origin map[string]string) error {
@@ -253,21 +255,20 @@ func whoSet(key string, origin map[string]string) string {
 	}
 }
 
-func (m *material) parse(capabilities *ast.Capabilities) error {
+func (m *material) parse(capabilities *ast.Capabilities, tests bool) error {
 	var failures []error
 	for i := range m.modules {
 		mod := &m.modules[i]
+		if mod.test && !tests {
+			continue
+		}
 		parsed, err := ast.ParseModuleWithOpts(mod.file, string(mod.raw), ast.ParserOptions{
 			ProcessAnnotation: true, RegoVersion: ast.RegoV1, Capabilities: capabilities,
 		})
-		switch {
-		case err != nil:
+		if err != nil {
 			failures = append(failures, diagnose(err))
-		case parsed == nil:
-			failures = append(failures, fmt.Errorf("%s:1:1: the file holds no package", mod.file))
-		default:
-			mod.parsed = parsed
 		}
+		mod.parsed = parsed
 	}
 	return errors.Join(failures...)
 }

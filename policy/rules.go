@@ -276,8 +276,8 @@ func textList(value any) ([]string, error) {
 	return names, nil
 }
 
-// document is what the aggregator reads at data.trustgate.rules.
-func document(rules []Rule) map[string]any {
+// rulesDocument is what the aggregator reads at data.trustgate.rules.
+func rulesDocument(rules []Rule) map[string]any {
 	doc := map[string]any{}
 	for _, r := range rules {
 		of, ok := doc[r.Package].(map[string]any)

@@ -34,14 +34,13 @@ said contains {"package": name, "set": "warn", "entry": entry} if {
 }
 
 wellformed(entry) if {
-	is_string(entry)
-	trim_space(entry) != ""
+	worded(entry)
 }
 
 wellformed(entry) if {
 	is_object(entry)
-	trim_space(entry.msg) != ""
-	trim_space(object.get(entry, "code", "derived")) != ""
+	worded(entry.msg)
+	worded(object.get(entry, "code", "derived"))
 }
 
 findings contains finding if {
@@ -60,6 +59,11 @@ findings contains finding if {
 		"effective_on": object.get(rule, "effective_on", ""),
 		"path": path_of(s.entry),
 	}
+}
+
+worded(text) if {
+	is_string(text)
+	trim_space(text) != ""
 }
 
 # A finding that nobody can read is still a finding.

@@ -4,8 +4,6 @@
 # scope: package
 package trustgate.policies.parents
 
-import data.trustgate.lib
-
 # METADATA
 # title: Trusted parents
 # description: >-

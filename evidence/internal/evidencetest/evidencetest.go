@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -24,6 +25,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sirupsen/logrus"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote"
 
@@ -55,16 +57,14 @@ var _ evidence.Source = (*Repository)(nil)
 // Start runs a registry until the test ends and opens a repository in it.
 func Start(t testing.TB, kind, name string) *Repository {
 	t.Helper()
-	t.Setenv("OTEL_TRACES_EXPORTER", "none")
 	var handler http.Handler
 	switch kind {
 	case WithReferrers:
 		handler = ggcr.New(ggcr.WithReferrersSupport(true), ggcr.Logger(log.New(io.Discard, "", 0)))
 	case WithoutReferrers:
 		config := &configuration.Configuration{Storage: configuration.Storage{"inmemory": configuration.Parameters{}}}
-		config.Log.Level = "panic"
-		config.Log.AccessLog.Disabled = true
 		config.Catalog.MaxEntries = 100
+		quiet()
 		handler = handlers.NewApp(context.Background(), config)
 	default:
 		t.Fatalf("no registry %q", kind)
@@ -84,8 +84,12 @@ func Start(t testing.TB, kind, name string) *Repository {
 		t.Fatal(err)
 	}
 	r.remote.PlainHTTP = true
+	r.remote.SkipReferrersGC = true // distribution's default refuses to delete
 	return r
 }
+
+// quiet silences distribution, which logs each request to logrus' global logger.
+var quiet = sync.OnceFunc(func() { logrus.SetOutput(io.Discard) })
 
 // Subject is the repository's manifest m to gather evidence about.
 func (r *Repository) Subject(m *oci.Manifest) evidence.Subject {

@@ -36,7 +36,7 @@ type TestResult struct {
 // judge in: the same schema, capabilities, configuration and metadata, and
 // errors of built-in functions are errors.
 func Test(ctx context.Context, o Options, choice TestOptions) ([]TestResult, error) {
-	c, err := compile(ctx, o)
+	c, err := compile(ctx, o, true)
 	if err != nil {
 		return nil, err
 	}
