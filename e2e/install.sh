@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that the tests need (the race detector's compiler
-# and the clients of the end-to-end tests), and only those that are missing. Safe to run again: a complete machine is left as it is.
+# and the clients of the end-to-end tests), and only those that are missing.
+# Safe to run again: a complete machine is left as it is.
 set -eu
 
 if ! command -v apt-get >/dev/null 2>&1; then

@@ -2,11 +2,18 @@ package upstream
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
+	"regexp"
+	"strings"
+	"unicode"
+
+	"crypto/x509"
 
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -15,53 +22,208 @@ import (
 	"github.com/trustgate/trustgate/oci"
 )
 
-// status turns an answer that is not 200 into an error.
-func (r *Registry) status(doing string, resp *http.Response) error {
-	if resp.StatusCode == http.StatusOK {
-		return nil
-	}
-	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be kept
-	return r.statusError(doing, resp.StatusCode)
+var (
+	// ErrUnauthorized reports that the registry wants other credentials than
+	// those of the route, or does not tell whether the thing exists.
+	ErrUnauthorized = errors.New("not authorized by the upstream registry")
+
+	// ErrUnavailable reports that the registry gave no answer: it could not be
+	// reached in time, limits the rate, or failed.
+	ErrUnavailable = errors.New("the upstream registry is unavailable")
+
+	// ErrRange reports that the registry does not serve a part of a blob.
+	ErrRange = errors.New("the upstream registry does not serve this range")
+)
+
+// maxErrorBody bounds the error document of a registry, in bytes.
+const maxErrorBody = 8 << 10
+
+// failure is every error of this package that a request led to. Its text is
+// made here and not from the errors beneath it, which carry URLs whose queries
+// are credentials.
+type failure struct {
+	kind      error // one of the sentinels, or nil
+	inner     error // a context's error, or nil
+	temporary bool
+	text      string
 }
 
-func (r *Registry) statusError(doing string, status int) error {
+func (f *failure) Error() string { return f.text }
+
+// Temporary says whether asking again may help.
+func (f *failure) Temporary() bool { return f.temporary }
+
+func (f *failure) Unwrap() []error {
+	var chain []error
+	for _, err := range []error{f.kind, f.inner} {
+		if err != nil {
+			chain = append(chain, err)
+		}
+	}
+	return chain
+}
+
+// call is what is being done, for the person who reads the error.
+type call struct {
+	registry *Registry
+	doing    string // "fetching the manifest of docker.io/library/nginx:1"
+}
+
+func (c call) fail(kind error, temporary bool, what, advice string) *failure {
+	text := fmt.Sprintf("%s from %s: %s", c.doing, c.registry.host, what)
+	if advice != "" {
+		text += "; " + advice
+	}
+	return &failure{kind: kind, temporary: temporary, text: redact(text)}
+}
+
+// broken reports an answer that is not what the protocol allows.
+func (c call) broken(format string, args ...any) error {
+	return c.fail(oci.ErrManifest, false, fmt.Sprintf(format, args...), "the registry, or something before it, is broken or lies")
+}
+
+// transport turns an error of sending a request or of reading its answer into
+// a failure.
+func (c call) transport(ctx context.Context, err error) error {
+	var (
+		mine     *failure
+		response *errcode.ErrorResponse
+		refused  *refusal
+		login    *credentialError
+		unknown  x509.UnknownAuthorityError
+		name     x509.HostnameError
+		invalid  x509.CertificateInvalidError
+		dns      *net.DNSError
+	)
+	switch {
+	case errors.As(err, &mine):
+		return mine
+	case errors.As(err, &response):
+		return c.status(ctx, response.StatusCode, response.Errors, "")
+	case errors.As(err, &refused):
+		return c.fail(ErrUnavailable, false, refused.Error(), refused.advice)
+	case errors.As(err, &login):
+		return c.fail(ErrUnauthorized, false, login.Error(), "")
+	case errors.Is(err, auth.ErrBasicCredentialNotFound):
+		return c.fail(ErrUnauthorized, false, "the registry asks for credentials", c.registry.loginAdvice())
+	case errors.Is(err, errdef.ErrTooManyPages):
+		return c.broken("the list has too many pages")
+	case errors.Is(ctx.Err(), context.Canceled) && context.Cause(ctx) == context.Canceled:
+		f := c.fail(nil, true, "nobody waits for it any more", "")
+		f.inner = context.Canceled
+		return f
+	case errors.Is(err, context.DeadlineExceeded) || errors.Is(ctx.Err(), context.DeadlineExceeded):
+		f := c.fail(ErrUnavailable, true, "no answer in time", "try again")
+		f.inner = context.DeadlineExceeded
+		return f
+	case errors.Is(err, errStalled):
+		return c.fail(ErrUnavailable, true, errStalled.Error(), "try again")
+	case errors.As(err, &unknown), errors.As(err, &name), errors.As(err, &invalid):
+		return c.fail(ErrUnavailable, true, brief(err), "if the registry has a certificate of your own CA, give its route that CA")
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return c.fail(ErrUnavailable, true, "the name "+clip(dns.Name, 255)+" does not resolve", "check the route's upstream and this machine's DNS")
+	case errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF):
+		return c.fail(ErrUnavailable, true, "the connection broke in the middle of the answer", "try again")
+	}
+	return c.fail(ErrUnavailable, true, brief(err), "check that the registry runs and can be reached from here")
+}
+
+// answered turns an answer that is not the one hoped for into a failure. It
+// reads the body and leaves closing it to the caller.
+func (c call) answered(ctx context.Context, resp *http.Response) error {
+	var document struct {
+		Errors errcode.Errors `json:"errors"`
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxErrorBody)).Decode(&document); err != nil {
+		document.Errors = nil
+	}
+	return c.status(ctx, resp.StatusCode, document.Errors, resp.Header.Get("Retry-After"))
+}
+
+func (c call) status(ctx context.Context, status int, said errcode.Errors, retryAfter string) error {
+	what := fmt.Sprintf("the registry answered %d %s", status, http.StatusText(status))
+	if text := quote(said); text != "" {
+		what += " (" + text + ")"
+	}
 	switch {
 	case status == http.StatusNotFound:
-		return fmt.Errorf("%s: %w", doing, oci.ErrNotFound)
+		if len(said) == 0 || said[0].Code == "" {
+			// A load balancer without a registry behind it says 404 too, and
+			// must not be taken for a registry that has no signatures.
+			if err := c.registry.alive(ctx); err != nil {
+				return c.fail(ErrUnavailable, true, what+" and does not look like a registry now", "check the route's upstream")
+			}
+		}
+		return c.fail(oci.ErrNotFound, false, what, "")
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
-		return fmt.Errorf("%s: %w (%d); check that it exists and that routes[].credentials for %s may read it", doing, ErrUnauthorized, status, r.name)
+		return c.fail(ErrUnauthorized, false, what, c.registry.loginAdvice())
 	case status == http.StatusTooManyRequests:
-		return fmt.Errorf("%s: %w: too many requests (429); credentials for %s raise its limit", doing, ErrUnavailable, r.name)
-	case status >= 500 || status == http.StatusRequestTimeout:
-		return fmt.Errorf("%s: %w: status %d", doing, ErrUnavailable, status)
+		advice := "wait"
+		if retryAfter != "" {
+			advice += " (Retry-After: " + clip(retryAfter, 40) + ")"
+		}
+		return c.fail(ErrUnavailable, true, what, advice+", or give the route credentials with a higher limit")
+	case status == http.StatusRequestTimeout || status >= 500:
+		return c.fail(ErrUnavailable, true, what, "try again later")
 	}
-	return fmt.Errorf("%s: the upstream answers with status %d", doing, status)
+	return c.fail(oci.ErrManifest, false, what, "")
 }
 
-// explain turns what the libraries return into the errors of this package.
-// URLs are left out: those of redirects carry credentials in their query.
-func (r *Registry) explain(doing string, err error) error {
-	var answered *errcode.ErrorResponse
-	if errors.As(err, &answered) {
-		return r.statusError(doing, answered.StatusCode)
+// quote is what a registry says of its own error, made safe to show.
+func quote(said errcode.Errors) string {
+	var parts []string
+	for _, e := range said[:min(len(said), 3)] {
+		text := strings.ToLower(clip(e.Code, 60))
+		if e.Message != "" {
+			text += ": " + clip(e.Message, 300)
+		}
+		parts = append(parts, printable(text))
 	}
-	switch {
-	case errors.Is(err, errdef.ErrNotFound), errors.Is(err, oci.ErrNotFound):
-		return fmt.Errorf("%s: %w", doing, oci.ErrNotFound)
-	case errors.Is(err, oci.ErrManifest), errors.Is(err, oci.ErrReference), errors.Is(err, oci.ErrDigest):
-		return fmt.Errorf("%s: %w", doing, err)
-	case errors.Is(err, errdef.ErrSizeExceedsLimit):
-		return fmt.Errorf("%s: %w: %v", doing, oci.ErrManifest, errdef.ErrSizeExceedsLimit)
-	case errors.Is(err, auth.ErrBasicCredentialNotFound):
-		return fmt.Errorf("%s: %w: it wants a user name and a password; set routes[].credentials for %s", doing, ErrUnauthorized, r.name)
-	case errors.Is(err, context.Canceled):
-		return fmt.Errorf("%s: %w", doing, context.Canceled)
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%s: %w: %w", doing, ErrUnavailable, context.DeadlineExceeded)
+	return strings.Join(parts, "; ")
+}
+
+// brief is the innermost part of a transport error that still says what
+// happened, without the URL.
+func brief(err error) string {
+	var at *url.Error
+	for errors.As(err, &at) {
+		err = at.Err
 	}
-	var failed *url.Error
-	if errors.As(err, &failed) {
-		return fmt.Errorf("%s: %w: %w", doing, ErrUnavailable, failed.Err)
+	return printable(clip(err.Error(), 400))
+}
+
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, s)
+}
+
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
 	}
-	return fmt.Errorf("%s: %w: %w", doing, ErrUnavailable, err)
+	return strings.ToValidUTF8(s[:n], "") + "…"
+}
+
+// secrets are the shapes in which credentials get into texts: user information
+// and queries of URLs, Authorization values, and JSON web tokens.
+var secrets = []struct {
+	shape *regexp.Regexp
+	shown string
+}{
+	{regexp.MustCompile(`(?i)(\b[a-z][a-z0-9+.-]*://)[^\s/"'@]*@`), "$1"},
+	{regexp.MustCompile(`(?i)(\b[a-z][a-z0-9+.-]*://[^\s"'?]*)\?[^\s"']*`), "$1"},
+	{regexp.MustCompile(`(?i)\b(basic|bearer) +[A-Za-z0-9+/_.~-]{8,}=*`), "$1 …"},
+	{regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}(\.[A-Za-z0-9_-]*){0,2}`), "…"},
+}
+
+// redact is the last line of defence: what it looks for should not be there.
+func redact(s string) string {
+	for _, secret := range secrets {
+		s = secret.shape.ReplaceAllString(s, secret.shown)
+	}
+	return s
 }

@@ -48,8 +48,12 @@ type Collector struct {
 var _ evidence.Collector = (*Collector)(nil)
 
 // New makes a collector. It always looks among the referrers; stores are asked
-// besides. Without signers it still reports what there is.
+// besides. Without signers it still reports what there is. A nil clock is
+// time.Now.
 func New(signers []Signer, stores []Store, clock func() time.Time) *Collector {
+	if clock == nil {
+		clock = time.Now
+	}
 	return &Collector{signers: signers, stores: stores, clock: clock}
 }
 

@@ -30,6 +30,12 @@ test_verified_by_nobody if {
 	f.codes(denied(f.with_changes({"/signatures": [nobody]}))) == {"signature.missing"}
 }
 
+# Naming a signer is a claim like any other.
+test_names_a_signer_unverified if {
+	claimed := object.union(f.signature("release"), {"verified": false})
+	f.messages(denied(f.with_changes({"/signatures": [claimed]}))) == {"no signature by a named signer (found 1: not made by a named signer)"}
+}
+
 test_other_tag if {
 	other := object.union(f.signature("release"), {"reference": "registry.example/acme/app:0.9", "reference_matches": false})
 	found := denied(f.with_changes({"/signatures": [other]}))

@@ -1,0 +1,431 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gobwas/glob"
+	"github.com/goccy/go-yaml/token"
+
+	"github.com/trustgate/trustgate/oci"
+)
+
+// later are the parts of the configuration that this version knows and cannot
+// do yet. Accepting one silently would promise a protection that is not there.
+var later = []struct {
+	what string
+	used func(*Config) []string // paths
+}{
+	{"keyless signers", signersOf(func(s Signer) bool { return s.Keyless != nil }, "keyless")},
+	{"notation signers", signersOf(func(s Signer) bool { return s.Notation != nil }, "notation")},
+	{"pushing through the gate", func(c *Config) []string {
+		var paths []string
+		for i, r := range c.Routes {
+			if r.Push == "pass" || r.Push == "judge" {
+				paths = append(paths, fmt.Sprintf("routes[%d].push", i))
+			}
+		}
+		return paths
+	}},
+	{"OPA's own configuration", func(c *Config) []string {
+		if len(c.Policy.OPA) > 0 {
+			return []string{"policy.opa"}
+		}
+		return nil
+	}},
+}
+
+func signersOf(is func(Signer) bool, key string) func(*Config) []string {
+	return func(c *Config) []string {
+		var paths []string
+		for i, s := range c.Trust.Signers {
+			if is(s) {
+				paths = append(paths, fmt.Sprintf("trust.signers[%d].%s", i, key))
+			}
+		}
+		return paths
+	}
+}
+
+// Collections are the shipped sets of rules.
+var Collections = []string{"signed", "trusted-builds"}
+
+// drivers are the storage drivers that are built in.
+var drivers = []string{"filesystem", "inmemory"}
+
+// checker reports problems by the path of the value.
+type checker struct {
+	*reader
+	config *Config
+}
+
+func (c *Config) check(r *reader) {
+	k := checker{r, c}
+	k.listeners()
+	k.routes()
+	k.trust()
+	k.policy()
+	k.numbers()
+	k.storage()
+	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	k.oneOf("log.format", c.Log.Format, "auto", "json", "console")
+	for _, l := range later {
+		for _, path := range l.used(c) {
+			k.wrong(path, "%s: not supported by this version", l.what)
+		}
+	}
+}
+
+// wrong reports a problem with the value at path, at the place where it stands
+// or else where the key above it does.
+func (k checker) wrong(path, format string, args ...any) {
+	message := path + ": " + fmt.Sprintf(format, args...)
+	for p := path; p != ""; p = p[:max(0, strings.LastIndexAny(p, ".["))] {
+		for _, at := range []*token.Token{k.at[p], k.at[p+"#key"]} {
+			if at != nil {
+				k.problem(at, "%s", message)
+				return
+			}
+		}
+	}
+	k.problem(nil, "%s", message)
+}
+
+func (k checker) oneOf(path, value string, allowed ...string) {
+	if slices.Contains(allowed, value) {
+		return
+	}
+	if near := nearest(value, allowed); near != "" && value != "" {
+		k.wrong(path, "%q is not one of %s; did you mean %q?", value, strings.Join(allowed, ", "), near)
+		return
+	}
+	k.wrong(path, "%q is not one of %s", value, strings.Join(allowed, ", "))
+}
+
+func (k checker) readable(path string, file Path, required bool) {
+	if file == "" {
+		if required {
+			k.wrong(path, "a file must be named")
+		}
+		return
+	}
+	f, err := os.Open(string(file))
+	if err != nil {
+		k.wrong(path, "%v", err)
+		return
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		k.wrong(path, "%s is a folder", file)
+	}
+}
+
+func (k checker) listeners() {
+	c := k.config
+	for path, address := range map[string]string{"listen": c.Listen, "admin": c.Admin} {
+		if address == "" && path == "admin" {
+			continue
+		}
+		host, port, err := net.SplitHostPort(address)
+		if err != nil || port == "" {
+			k.wrong(path, "%q is not an address; write it as 127.0.0.1:5000 or :5000", address)
+			continue
+		}
+		ip, err := netip.ParseAddr(host)
+		local := host == "localhost" || (err == nil && ip.IsLoopback())
+		if !local && (path == "admin" || c.TLS == nil) {
+			what := "without TLS"
+			if path == "admin" {
+				what = "with profiles and metrics"
+			}
+			c.Warnings = append(c.Warnings, fmt.Sprintf("%s: %s is open to the network %s", path, address, what))
+		}
+	}
+	if c.TLS != nil {
+		k.readable("tls.cert", c.TLS.Cert, true)
+		k.readable("tls.key", c.TLS.Key, true)
+		k.readable("tls.client_ca", c.TLS.ClientCA, false)
+	}
+}
+
+func (k checker) routes() {
+	names := map[string]string{}
+	fallback := ""
+	if len(k.config.Routes) == 0 {
+		k.wrong("routes", "there must be at least one")
+	}
+	for i, r := range k.config.Routes {
+		path := fmt.Sprintf("routes[%d]", i)
+		if _, err := oci.NewReference(r.Registry, "repository/name"); err != nil {
+			k.wrong(path+".registry", "%q is not the name of a registry, such as docker.io or registry.example:5000", r.Registry)
+		}
+		for j, name := range append([]string{r.Registry}, r.Hosts...) {
+			where := path + ".registry"
+			if j > 0 {
+				where = fmt.Sprintf("%s.hosts[%d]", path, j-1)
+			}
+			name = strings.ToLower(name)
+			if other, taken := names[name]; taken {
+				k.wrong(where, "%q is the name of %s already", name, other)
+			}
+			names[name] = path
+		}
+		if r.Default && fallback != "" {
+			k.wrong(path+".default", "%s is the default already", fallback)
+		} else if r.Default {
+			fallback = path
+		}
+		k.oneOf(path+".mode", r.Mode, "enforce", "annotate", "audit")
+		k.oneOf(path+".errors", r.Errors, "block", "annotate")
+		k.oneOf(path+".push", r.Push, "deny", "pass", "judge")
+		k.upstream(path, r)
+		for j, s := range r.Scopes {
+			scope := fmt.Sprintf("%s.scopes[%d]", path, j)
+			if len(s.Repositories) == 0 {
+				k.wrong(scope, "it names no repositories")
+			}
+			k.globs(scope+".repositories", s.Repositories)
+			if s.Mode != "" {
+				k.oneOf(scope+".mode", s.Mode, "enforce", "annotate", "audit")
+			}
+			if s.Errors != "" {
+				k.oneOf(scope+".errors", s.Errors, "block", "annotate")
+			}
+		}
+	}
+}
+
+func (k checker) upstream(path string, r Route) {
+	u, err := url.Parse(r.Upstream)
+	switch {
+	case r.Upstream == "":
+		k.wrong(path+".upstream", "the URL of the registry is missing")
+	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
+		k.wrong(path+".upstream", "%q is not an http or https URL", r.Upstream)
+	case u.User != nil:
+		k.wrong(path+".upstream", "credentials do not belong into a URL; use credentials")
+	case u.Scheme == "http" && !r.Insecure:
+		k.wrong(path+".upstream", "%q is plain HTTP; say insecure: true if that is meant", r.Upstream)
+	case strings.Trim(u.Path, "/") != "":
+		k.wrong(path+".upstream", "%q has a path; a registry is at the root of its host", r.Upstream)
+	}
+	k.readable(path+".ca", r.CA, false)
+	cr := r.Credentials
+	kinds := 0
+	for _, given := range []bool{cr.DockerConfig != "", cr.Username != "" || cr.PasswordFile != "", cr.Anonymous} {
+		if given {
+			kinds++
+		}
+	}
+	if kinds > 1 {
+		k.wrong(path+".credentials", "docker_config, username with password_file and anonymous exclude each other")
+	}
+	if (cr.Username == "") != (cr.PasswordFile == "") {
+		k.wrong(path+".credentials", "username and password_file belong together")
+	}
+	k.readable(path+".credentials.docker_config", cr.DockerConfig, false)
+	k.readable(path+".credentials.password_file", cr.PasswordFile, false)
+	for i, base := range r.Lookaside {
+		u, err := url.Parse(base)
+		if err != nil || !slices.Contains([]string{"file", "http", "https"}, u.Scheme) {
+			k.wrong(fmt.Sprintf("%s.lookaside[%d]", path, i), "%q is not a file, http or https URL", base)
+		}
+	}
+}
+
+func (k checker) globs(path string, patterns []string) {
+	for i, p := range patterns {
+		if _, err := glob.Compile(p, '/'); err != nil || p == "" {
+			k.wrong(fmt.Sprintf("%s[%d]", path, i), "%q is not a pattern", p)
+		}
+	}
+}
+
+func (k checker) trust() {
+	t := k.config.Trust
+	var names []string
+	for i, s := range t.Signers {
+		path := fmt.Sprintf("trust.signers[%d]", i)
+		switch {
+		case s.Name == "":
+			k.wrong(path, "a signer needs a name")
+		case slices.Contains(names, s.Name):
+			k.wrong(path+".name", "there are two signers %q", s.Name)
+		}
+		names = append(names, s.Name)
+		kinds := 0
+		if s.OpenPGP != nil {
+			kinds++
+			k.readable(path+".openpgp.keyring", s.OpenPGP.Keyring, true)
+		}
+		if s.Cosign != nil {
+			kinds++
+			k.readable(path+".cosign.key", s.Cosign.Key, true)
+		}
+		if s.Keyless != nil {
+			kinds++
+		}
+		if s.Notation != nil {
+			kinds++
+		}
+		if kinds != 1 {
+			k.wrong(path, "a signer has exactly one of openpgp, cosign, keyless and notation")
+		}
+	}
+	known := func(path string, signers []string) {
+		if len(signers) == 0 {
+			k.wrong(path, "at least one signer must be named")
+		}
+		for i, name := range signers {
+			if slices.Contains(names, name) {
+				continue
+			}
+			hint := "trust.signers has none"
+			if near := nearest(name, names); near != "" {
+				hint = fmt.Sprintf("did you mean %q?", near)
+			} else if len(names) > 0 {
+				hint = "known: " + strings.Join(names, ", ")
+			}
+			k.wrong(fmt.Sprintf("%s[%d]", path, i), "there is no signer %q; %s", name, hint)
+		}
+	}
+	for i, b := range t.Builders {
+		path := fmt.Sprintf("trust.builders[%d]", i)
+		k.globs(path+".id", []string{b.ID})
+		known(path+".signers", b.Signers)
+	}
+	k.globs("trust.sources", t.Sources)
+	for i, root := range t.Roots {
+		path := fmt.Sprintf("trust.roots[%d]", i)
+		switch {
+		case (root.Digest == "") == (root.Repository == ""):
+			k.wrong(path, "a root is a digest, or a repository with its signers")
+		case root.Digest != "":
+			if _, err := oci.ParseDigest(root.Digest); err != nil {
+				k.wrong(path+".digest", "%v", err)
+			}
+		default:
+			if ref, err := oci.ParseReference(root.Repository); err != nil || ref.Name() != root.Repository {
+				k.wrong(path+".repository", "%q is not a repository with its registry, such as docker.io/library/debian", root.Repository)
+			}
+			known(path+".signers", root.Signers)
+		}
+	}
+}
+
+func (k checker) policy() {
+	p := k.config.Policy
+	for i, path := range p.Paths {
+		if _, err := os.Stat(string(path)); err != nil {
+			k.wrong(fmt.Sprintf("policy.paths[%d]", i), "%v", err)
+		}
+	}
+	for i, path := range p.Data {
+		k.readable(fmt.Sprintf("policy.data[%d]", i), path, true)
+	}
+	for i, name := range p.Collections {
+		k.oneOf(fmt.Sprintf("policy.collections[%d]", i), name, Collections...)
+	}
+	if !p.Builtin && len(p.Paths) == 0 {
+		k.wrong("policy.builtin", "without the shipped library there must be policy.paths: nothing would be judged")
+	}
+	for i, e := range p.Exceptions {
+		path := fmt.Sprintf("policy.exceptions[%d]", i)
+		if e.Code == "" || e.Owner == "" || e.Reason == "" || e.Expires == "" {
+			k.wrong(path, "an exception needs code, owner, reason and expires")
+			continue
+		}
+		if (e.Repository == "") == (e.Digest == "") {
+			k.wrong(path, "an exception is for a repository or for a digest")
+		}
+		if e.Digest != "" {
+			if _, err := oci.ParseDigest(e.Digest); err != nil {
+				k.wrong(path+".digest", "%v", err)
+			}
+		}
+		ends, err := ParseExpiry(e.Expires)
+		if err != nil {
+			k.wrong(path+".expires", "%v", err)
+		} else if ends.Before(time.Now()) {
+			k.config.Warnings = append(k.config.Warnings, fmt.Sprintf("%s for %s expired on %s and does nothing", path, e.Code, e.Expires))
+		}
+	}
+}
+
+// ParseExpiry reads the end of an exception: the end of a day in UTC, or an
+// instant.
+func ParseExpiry(s string) (time.Time, error) {
+	if day, err := time.Parse(time.DateOnly, s); err == nil {
+		return day.AddDate(0, 0, 1), nil
+	}
+	if at, err := time.Parse(time.RFC3339, s); err == nil {
+		return at, nil
+	}
+	return time.Time{}, fmt.Errorf("%q is not a date; write it as 2027-01-31 or 2027-01-31T12:00:00Z", s)
+}
+
+func (k checker) numbers() {
+	c := k.config
+	for path, d := range map[string]Duration{
+		"verdicts.serve": c.Verdicts.Serve, "verdicts.block": c.Verdicts.Block, "verdicts.tag": c.Verdicts.Tag, "verdicts.deadline": c.Verdicts.Deadline,
+	} {
+		if d <= 0 {
+			k.wrong(path, "it must be more than nothing")
+		}
+	}
+	if c.Verdicts.Stale < 0 {
+		k.wrong("verdicts.stale", "it cannot be negative; 0 turns it off")
+	}
+	for path, n := range map[string]int64{
+		"verdicts.depth": int64(c.Verdicts.Depth), "limits.manifest": int64(c.Limits.Manifest), "limits.attestation": int64(c.Limits.Attestation),
+		"limits.signatures": int64(c.Limits.Signatures), "limits.referrers": int64(c.Limits.Referrers), "limits.connections": int64(c.Limits.Connections),
+	} {
+		if n <= 0 {
+			k.wrong(path, "it must be more than nothing")
+		}
+	}
+	if c.Limits.Manifest > 16<<20 {
+		k.wrong("limits.manifest", "more than 16MiB; registries refuse manifests above 4MiB")
+	}
+	if len(c.Platforms) == 0 {
+		k.wrong("platforms", "at least one platform is judged")
+	}
+	for i, p := range c.Platforms {
+		if _, err := ParsePlatform(p); err != nil {
+			k.wrong(fmt.Sprintf("platforms[%d]", i), "%v", err)
+		}
+	}
+}
+
+// ParsePlatform reads os/architecture[/variant].
+func ParsePlatform(s string) (oci.Platform, error) {
+	parts := strings.Split(s, "/")
+	if len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
+		return oci.Platform{}, fmt.Errorf("%q is not a platform; write it as linux/amd64 or linux/arm/v7", s)
+	}
+	p := oci.Platform{OS: parts[0], Architecture: parts[1]}
+	if len(parts) == 3 {
+		p.Variant = parts[2]
+	}
+	return p, nil
+}
+
+func (k checker) storage() {
+	c := k.config
+	if len(c.Cache.Driver) > 1 {
+		k.wrong("cache.driver", "there is one driver")
+	}
+	for name := range c.Cache.Driver {
+		k.oneOf("cache.driver", name, drivers...)
+	}
+	if dsn := c.Ledger.DSN; dsn != "" && !strings.HasPrefix(dsn, "sqlite:") {
+		scheme, _, _ := strings.Cut(dsn, ":")
+		k.wrong("ledger.dsn", "%s: not supported by this version; use sqlite:PATH", scheme)
+	}
+}

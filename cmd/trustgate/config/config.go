@@ -1,0 +1,260 @@
+// Package config reads TrustGate's configuration: one strict YAML file and the
+// environment.
+//
+// Every mistake is reported at once, with file, line and column, and with what
+// was probably meant. A configuration with a mistake is never used, not even in
+// part. The package reads files to see that they are there; it holds no secret,
+// only the paths of secrets.
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Config is the whole configuration. Paths in it are absolute once it is
+// loaded.
+type Config struct {
+	Listen    string   `yaml:"listen"`
+	TLS       *TLS     `yaml:"tls"`
+	Admin     string   `yaml:"admin"`
+	Data      Path     `yaml:"data"`
+	Routes    []Route  `yaml:"routes"`
+	Platforms []string `yaml:"platforms"`
+	Trust     Trust    `yaml:"trust"`
+	Policy    Policy   `yaml:"policy"`
+	Verdicts  Verdicts `yaml:"verdicts"`
+	Cache     Cache    `yaml:"cache"`
+	Ledger    Ledger   `yaml:"ledger"`
+	Limits    Limits   `yaml:"limits"`
+	Log       Log      `yaml:"log"`
+
+	// Warnings are things that work and that a person should know of.
+	Warnings []string `yaml:"-"`
+	// File is where the configuration came from, "" for the defaults.
+	File string `yaml:"-"`
+}
+
+// TLS makes the registry listener speak TLS. With ClientCA, clients must show a
+// certificate, whose subject reaches the rules as input.request.client.identity.
+type TLS struct {
+	Cert     Path `yaml:"cert"`
+	Key      Path `yaml:"key"`
+	ClientCA Path `yaml:"client_ca"`
+}
+
+// Route is one registry behind the gate.
+type Route struct {
+	Registry    string      `yaml:"registry"`
+	Upstream    string      `yaml:"upstream"`
+	Hosts       []string    `yaml:"hosts"`
+	Default     bool        `yaml:"default"`
+	Mode        string      `yaml:"mode"`
+	Errors      string      `yaml:"errors"`
+	Insecure    bool        `yaml:"insecure"`
+	CA          Path        `yaml:"ca"`
+	Credentials Credentials `yaml:"credentials"`
+	Lookaside   []string    `yaml:"lookaside"`
+	Push        string      `yaml:"push"`
+	Scopes      []Scope     `yaml:"scopes"`
+}
+
+// Credentials say how the gate presents itself to an upstream.
+type Credentials struct {
+	DockerConfig Path   `yaml:"docker_config"`
+	Username     string `yaml:"username"`
+	PasswordFile Path   `yaml:"password_file"`
+	Anonymous    bool   `yaml:"anonymous"`
+}
+
+// Scope changes a route's mode for some repositories.
+type Scope struct {
+	Repositories []string `yaml:"repositories"`
+	Mode         string   `yaml:"mode"`
+	Errors       string   `yaml:"errors"`
+}
+
+// Trust names whom and what the gate trusts.
+type Trust struct {
+	Signers  []Signer  `yaml:"signers"`
+	Builders []Builder `yaml:"builders"`
+	Sources  []string  `yaml:"sources"`
+	Roots    []Root    `yaml:"roots"`
+}
+
+// Signer is a party that signs; exactly one kind of key is given.
+type Signer struct {
+	Name     string          `yaml:"name"`
+	OpenPGP  *OpenPGPSigner  `yaml:"openpgp"`
+	Cosign   *CosignSigner   `yaml:"cosign"`
+	Keyless  *KeylessSigner  `yaml:"keyless"`
+	Notation *NotationSigner `yaml:"notation"`
+}
+
+// OpenPGPSigner is a keyring.
+type OpenPGPSigner struct {
+	Keyring Path `yaml:"keyring"`
+}
+
+// CosignSigner is a public key.
+type CosignSigner struct {
+	Key Path `yaml:"key"`
+}
+
+// KeylessSigner is a certificate identity.
+type KeylessSigner struct {
+	Issuer  string `yaml:"issuer"`
+	Subject string `yaml:"subject"`
+	Root    Path   `yaml:"root"`
+}
+
+// NotationSigner is a certificate authority with the identities it may name.
+type NotationSigner struct {
+	CA         Path     `yaml:"ca"`
+	Identities []string `yaml:"identities"`
+}
+
+// Builder is a builder and the signers who may speak for it.
+type Builder struct {
+	ID      string   `yaml:"id"`
+	Signers []string `yaml:"signers"`
+}
+
+// Root is where trust may end.
+type Root struct {
+	Digest     string   `yaml:"digest"`
+	Repository string   `yaml:"repository"`
+	Signers    []string `yaml:"signers"`
+}
+
+// Policy says which rules judge.
+type Policy struct {
+	Paths       []Path         `yaml:"paths"`
+	Builtin     bool           `yaml:"builtin"`
+	Collections []string       `yaml:"collections"`
+	Data        []Path         `yaml:"data"`
+	Exceptions  []Exception    `yaml:"exceptions"`
+	OPA         map[string]any `yaml:"opa"`
+}
+
+// Exception lets a finding pass for a while.
+type Exception struct {
+	Code       string `yaml:"code"`
+	Repository string `yaml:"repository"`
+	Digest     string `yaml:"digest"`
+	Owner      string `yaml:"owner"`
+	Reason     string `yaml:"reason"`
+	Expires    string `yaml:"expires"` // a day, or an instant in RFC 3339
+}
+
+// Verdicts bounds verdicts in time and depth.
+type Verdicts struct {
+	Serve    Duration `yaml:"serve"`
+	Block    Duration `yaml:"block"`
+	Tag      Duration `yaml:"tag"`
+	Stale    Duration `yaml:"stale"`
+	Deadline Duration `yaml:"deadline"`
+	Depth    int      `yaml:"depth"`
+}
+
+// Cache says where verified content is kept.
+type Cache struct {
+	Driver  map[string]map[string]any `yaml:"driver"`
+	MaxSize Size                      `yaml:"max_size"`
+}
+
+// Ledger says where verdicts are kept.
+type Ledger struct {
+	DSN string `yaml:"dsn"`
+}
+
+// Limits bounds what strangers can make the gate do.
+type Limits struct {
+	Manifest    Size `yaml:"manifest"`
+	Attestation Size `yaml:"attestation"`
+	Signatures  int  `yaml:"signatures"`
+	Referrers   int  `yaml:"referrers"`
+	Connections int  `yaml:"connections"`
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  string `yaml:"level"`
+	Format string `yaml:"format"`
+}
+
+// Default is what TrustGate does without a file: it knows the public
+// registries, keeps its data in the user's data folder, and annotates.
+func Default() *Config {
+	c := &Config{
+		Listen:    "127.0.0.1:5000",
+		Admin:     "127.0.0.1:5001",
+		Data:      Path(dataFolder()),
+		Platforms: []string{"linux/amd64", "linux/arm64"},
+		Policy:    Policy{Builtin: true, Collections: []string{"trusted-builds"}},
+		Verdicts: Verdicts{
+			Serve: Duration(10 * time.Minute), Block: Duration(30 * time.Second), Tag: Duration(30 * time.Second),
+			Stale: Duration(24 * time.Hour), Deadline: Duration(30 * time.Second), Depth: 16,
+		},
+		Cache:  Cache{MaxSize: 50 << 30},
+		Limits: Limits{Manifest: 4 << 20, Attestation: 16 << 20, Signatures: 64, Referrers: 256, Connections: 4096},
+		Log:    Log{Level: "info", Format: "auto"},
+	}
+	for _, r := range []struct{ registry, upstream string }{
+		{"docker.io", "https://registry-1.docker.io"},
+		{"ghcr.io", "https://ghcr.io"},
+		{"quay.io", "https://quay.io"},
+		{"registry.k8s.io", "https://registry.k8s.io"},
+		{"mcr.microsoft.com", "https://mcr.microsoft.com"},
+		{"gcr.io", "https://gcr.io"},
+	} {
+		route := defaultRoute()
+		route.Registry, route.Upstream, route.Mode = r.registry, r.upstream, "annotate"
+		route.Default = r.registry == "docker.io"
+		c.Routes = append(c.Routes, route)
+	}
+	return c
+}
+
+// defaultRoute is what a route that a person wrote starts from.
+func defaultRoute() Route { return Route{Mode: "enforce", Errors: "block", Push: "deny"} }
+
+func dataFolder() string {
+	if home := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(home) {
+		return filepath.Join(home, "trustgate")
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		return filepath.Join(home, ".local", "share", "trustgate")
+	}
+	return filepath.Join(os.TempDir(), "trustgate")
+}
+
+// CacheRoot is the folder of the filesystem cache.
+func (c *Config) CacheRoot() string {
+	if root, ok := c.Cache.Driver["filesystem"]["rootdirectory"].(string); ok {
+		return root
+	}
+	return filepath.Join(string(c.Data), "cache")
+}
+
+// CacheDriver is the storage driver and its parameters.
+func (c *Config) CacheDriver() (name string, parameters map[string]any) {
+	for name, parameters := range c.Cache.Driver {
+		if name != "filesystem" {
+			return name, parameters
+		}
+	}
+	return "filesystem", map[string]any{"rootdirectory": c.CacheRoot()}
+}
+
+// Spool is where content lies until it is verified.
+func (c *Config) Spool() string { return filepath.Join(string(c.Data), "spool") }
+
+// LedgerDSN names the ledger.
+func (c *Config) LedgerDSN() string {
+	if c.Ledger.DSN != "" {
+		return c.Ledger.DSN
+	}
+	return "sqlite:" + filepath.Join(string(c.Data), "ledger.db")
+}

@@ -1,0 +1,166 @@
+package config_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/trustgate/trustgate/cmd/trustgate/config"
+)
+
+func TestDefaultFileIsTheDefault(t *testing.T) {
+	got, err := config.Parse("default.yaml", config.DefaultYAML(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got.File = ""
+	want, err := config.Load("", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*config.Config{got, want} { // an empty list is no list
+		c.Trust = config.Trust{}
+		c.Policy.Paths, c.Policy.Data, c.Policy.Exceptions = nil, nil, nil
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+const minimal = `routes:
+  - {registry: registry.example, upstream: "https://registry.example"}
+`
+
+func TestMistakes(t *testing.T) {
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "ci.pub"), []byte("key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(folder, "t.yaml")
+	for _, tc := range []struct{ name, yaml, want string }{
+		{"unknown key", "lissten: :5000\n", `t.yaml:1:1: unknown key "lissten"; did you mean "listen"?`},
+		{"unknown key deep down", minimal + "verdicts:\n  serv: 1m\n", `t.yaml:4:3: unknown key "serv"; did you mean "serve"?`},
+		{"unknown key far from any", minimal + "log: {zzzzzzzz: 1}\n", `t.yaml:3:7: unknown key "zzzzzzzz"; known here: level, format`},
+		{"bad duration", minimal + "verdicts: {serve: ten minutes}\n", `t.yaml:3:19: "ten minutes" is not a duration`},
+		{"bad size", minimal + "limits: {manifest: 4 apples}\n", `t.yaml:3:20: "4 apples" is not a size`},
+		{"bad number", minimal + "verdicts: {depth: deep}\n", `t.yaml:3:19: expected a whole number, not "deep"`},
+		{"bad bool", "routes:\n  - {registry: a.example, upstream: https://a.example, default: maybe}\n", "t.yaml:2:65: expected true or false"},
+		{"bad mode", "routes:\n  - {registry: a.example, upstream: https://a.example, mode: enforc}\n", `t.yaml:2:62: routes[0].mode: "enforc" is not one of enforce, annotate, audit; did you mean "enforce"?`},
+		{"plain HTTP", "routes:\n  - registry: a.example\n    upstream: http://a.example\n", "t.yaml:3:15: routes[0].upstream:"},
+		{"no upstream", "routes:\n  - registry: a.example\n", "routes[0].upstream: the URL of the registry is missing"},
+		{"credentials in a URL", "routes:\n  - {registry: a.example, upstream: \"https://u:p@a.example\"}\n", "do not belong into a URL"},
+		{"duplicate registry", minimal + "  - {registry: registry.example, upstream: \"https://b.example\"}\n", `t.yaml:3:16: routes[1].registry: "registry.example" is the name of routes[0] already`},
+		{"two defaults", "routes:\n  - {registry: a.example, upstream: https://a.example, default: true}\n  - {registry: b.example, upstream: https://b.example, default: true}\n", "routes[1].default: routes[0] is the default already"},
+		{"duplicate key", "listen: :1\nlisten: :2\n", "t.yaml:2:1: mapping key \"listen\" already defined"},
+		{"two documents", minimal + "---\nlisten: :1\n", "a second document"},
+		{"anchor", "listen: &a :1\n", "anchors, aliases and tags are not used"},
+		{"list for a value", "listen: [a, b]\n", "t.yaml:1:9: expected one value"},
+		{"value for a list", "platforms: linux/amd64\n", "expected a list"},
+		{"bad platform", minimal + "platforms: [linux]\n", `platforms[0]: "linux" is not a platform`},
+		{"signer without a kind", minimal + "trust: {signers: [{name: x}]}\n", "exactly one of openpgp"},
+		{"missing key file", minimal + "trust: {signers: [{name: x, cosign: {key: nowhere.pub}}]}\n", "nowhere.pub: no such file"},
+		{"unknown signer", minimal + "trust:\n  signers: [{name: ci, cosign: {key: ci.pub}}]\n  builders: [{id: \"https://b\", signers: [cj]}]\n", `t.yaml:5:42: trust.builders[0].signers[0]: there is no signer "cj"; did you mean "ci"?`},
+		{"keyless", minimal + "trust: {signers: [{name: k, keyless: {issuer: x, subject: y}}]}\n", "keyless signers: not supported by this version"},
+		{"push", "routes:\n  - {registry: a.example, upstream: https://a.example, push: pass}\n", "pushing through the gate: not supported by this version"},
+		{"bad root", minimal + "trust: {roots: [{digest: sha256:abc}]}\n", "trust.roots[0].digest"},
+		{"unknown collection", minimal + "policy: {collections: [trusted-build]}\n", `did you mean "trusted-builds"?`},
+		{"nothing judges", minimal + "policy: {builtin: false}\n", "nothing would be judged"},
+		{"half an exception", minimal + "policy: {exceptions: [{code: x}]}\n", "needs code, owner, reason and expires"},
+		{"bad address", "listen: nowhere\n", `t.yaml:1:9: listen: "nowhere" is not an address`},
+		{"not YAML", "listen: [\n", "t.yaml:"},
+		{"a list at the top", "- a\n", "expected keys and values"},
+		{"postgres", minimal + "ledger: {dsn: \"postgres://u:hunter2@h/d\"}\n", "postgres: not supported by this version"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := config.Parse(file, []byte(tc.yaml), nil)
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v\nwant %s", err, tc.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "hunter2") {
+				t.Error("a password is in the message")
+			}
+		})
+	}
+}
+
+func TestEveryMistakeAtOnceInOrder(t *testing.T) {
+	_, err := config.Parse("t.yaml", []byte("lissten: 1\nlog: {levl: x}\nverdicts: {serve: y}\n"), []string{"TRUSTGATE_LISTN=:1"})
+	var all *config.Error
+	if !errors.As(err, &all) || len(all.Problems) != 4 {
+		t.Fatalf("got %v", err)
+	}
+	for i, line := range []int{0, 1, 2, 3} {
+		if all.Problems[i].Line != line {
+			t.Errorf("problem %d is at line %d, want %d", i, all.Problems[i].Line, line)
+		}
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	c, err := config.Parse("", nil, []string{
+		"TRUSTGATE_LISTEN=127.0.0.1:7000", "TRUSTGATE_VERDICTS_SERVE=5m", "TRUSTGATE_ROUTES_0_MODE=enforce",
+		"TRUSTGATE_PLATFORMS=linux/amd64, linux/s390x", "TRUSTGATE_CACHE_MAX_SIZE=1GB", "TRUSTGATE_CONFIG=x", "HOME=/x",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Listen != "127.0.0.1:7000" || time.Duration(c.Verdicts.Serve) != 5*time.Minute || c.Routes[0].Mode != "enforce" ||
+		len(c.Platforms) != 2 || c.Platforms[1] != "linux/s390x" || c.Cache.MaxSize != 1e9 {
+		t.Errorf("got %+v", c)
+	}
+	for variable, want := range map[string]string{
+		"TRUSTGATE_LISTN=:1":             "did you mean TRUSTGATE_LISTEN?",
+		"TRUSTGATE_VERDICTS_SERVE=never": "is not a duration",
+		"TRUSTGATE_ROUTES_9_MODE=audit":  "is not the name of a setting",
+		"TRUSTGATE_TRUST=x":              "name the part",
+	} {
+		if _, err := config.Parse("", nil, []string{variable}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", variable, err, want)
+		}
+	}
+}
+
+func TestPathsAreRelativeToTheFile(t *testing.T) {
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "ci.pub"), []byte("key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Parse(filepath.Join(folder, "t.yaml"), []byte(minimal+"data: d\ntrust: {signers: [{name: ci, cosign: {key: ci.pub}}]}\n"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(c.Trust.Signers[0].Cosign.Key); got != filepath.Join(folder, "ci.pub") {
+		t.Errorf("the key is %s", got)
+	}
+	if c.CacheRoot() != filepath.Join(folder, "d", "cache") || c.LedgerDSN() != "sqlite:"+filepath.Join(folder, "d", "ledger.db") {
+		t.Errorf("cache %s, ledger %s", c.CacheRoot(), c.LedgerDSN())
+	}
+}
+
+func TestOpenListenerIsWarnedOf(t *testing.T) {
+	c, err := config.Parse("", nil, []string{"TRUSTGATE_LISTEN=0.0.0.0:5000"})
+	if err != nil || len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0], "without TLS") {
+		t.Errorf("%v, %v", c, err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(config.DefaultYAML())
+	for _, seed := range []string{minimal, "lissten: 1", "- a", "a: &x [*x]", "routes: [{", "? a\n: b", "!!map {a: b}", "listen: |\n  x", "\xff", "a: {b: {c: {d: 1}}}"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		c, err := config.Parse("fuzz.yaml", raw, nil)
+		if (c == nil) == (err == nil) {
+			t.Fatalf("config %v, error %v", c, err)
+		}
+		var all *config.Error
+		if err != nil && (!errors.As(err, &all) || len(all.Problems) == 0) {
+			t.Fatalf("an error without a problem: %v", err)
+		}
+	})
+}

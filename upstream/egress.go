@@ -1,0 +1,216 @@
+package upstream
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/publicsuffix"
+	"oras.land/oras-go/v2/registry/remote/auth"
+)
+
+// refusal is a request that TrustGate does not make, whoever asks for it.
+type refusal struct {
+	what, advice string
+}
+
+func (r *refusal) Error() string { return r.what }
+
+// egress is the innermost transport: whatever retries, redirects and challenges
+// lead to passes through it.
+type egress struct {
+	base     *http.Transport
+	upstream *url.URL
+	insecure bool
+	tokens   []string // hosts that may be sent credentials beside the upstream's
+	proxy    func(*url.URL) (*url.URL, error)
+	proxies  map[string]bool // host:port of the environment's proxies
+
+	// reached is the reach of the address that the upstream answered from.
+	reached atomic.Int32
+}
+
+// RoundTrip implements http.RoundTripper.
+func (e *egress) RoundTrip(req *http.Request) (*http.Response, error) {
+	if err := e.check(req); err != nil {
+		if req.Body != nil {
+			req.Body.Close()
+		}
+		return nil, err
+	}
+	if !e.isUpstream(req.URL) || e.proxied(req.URL) {
+		return e.base.RoundTrip(req)
+	}
+	// Only an address that has answered, and with a certificate of the
+	// upstream's name, widens what the upstream may lead to. An address that
+	// DNS merely names does not.
+	var from net.Addr
+	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { from = info.Conn.RemoteAddr() },
+	})
+	resp, err := e.base.RoundTrip(req.WithContext(ctx))
+	if err == nil {
+		if tcp, ok := from.(*net.TCPAddr); ok {
+			e.reached.Store(int32(reachOf(tcp.AddrPort().Addr())))
+		}
+		resp.Request = req
+	}
+	return resp, err
+}
+
+func (e *egress) check(req *http.Request) error {
+	u := req.URL
+	if e.isUpstream(u) {
+		return nil
+	}
+	host := u.Hostname()
+	if u.Scheme != "https" && !e.insecure {
+		return &refusal{
+			fmt.Sprintf("the registry leads to %s://%s, which is not https", clip(u.Scheme, 20), clip(u.Host, 255)),
+			"mark the route insecure if that is meant to be",
+		}
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		if err := e.checkAddr(addr); err != nil {
+			return err
+		}
+	}
+	carries := req.Header.Get("Authorization") != "" || (req.Body != nil && req.Body != http.NoBody)
+	if carries && !e.isTokenServer(u) {
+		return &refusal{
+			fmt.Sprintf("the registry names %s as its token server, which is not of its site and is not sent credentials", clip(u.Host, 255)),
+			"add that host to the route's token hosts if it is right",
+		}
+	}
+	return nil
+}
+
+func (e *egress) isUpstream(u *url.URL) bool {
+	return strings.EqualFold(u.Scheme, e.upstream.Scheme) && hostPort(u) == hostPort(e.upstream)
+}
+
+// isTokenServer says whether u may be sent the route's credentials.
+func (e *egress) isTokenServer(u *url.URL) bool {
+	host, up := strings.ToLower(u.Hostname()), strings.ToLower(e.upstream.Hostname())
+	if host == up || slices.Contains(e.tokens, host) || slices.Contains(e.tokens, hostPort(u)) {
+		return true
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return false
+	}
+	// A site is what one party registered: a domain right below a public suffix.
+	site, err := publicsuffix.EffectiveTLDPlusOne(up)
+	return err == nil && (host == site || strings.HasSuffix(host, "."+site))
+}
+
+func (e *egress) proxied(u *url.URL) bool {
+	via, err := e.proxy(u)
+	return err == nil && via != nil
+}
+
+// dial connects to addr, a host and port. What the configuration and the
+// environment name may be anywhere.
+func (e *egress) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	if named := strings.ToLower(addr); named != hostPort(e.upstream) && !e.proxies[named] {
+		dialer.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
+			to, err := netip.ParseAddrPort(address)
+			if err != nil {
+				return &refusal{what: fmt.Sprintf("%q is not an address", address)}
+			}
+			return e.checkAddr(to.Addr())
+		}
+	}
+	return dialer.DialContext(ctx, network, addr)
+}
+
+func (e *egress) checkAddr(addr netip.Addr) error {
+	if to := reachOf(addr); to > reach(e.reached.Load()) || to == nowhere {
+		return &refusal{
+			fmt.Sprintf("the registry leads to %s, %s", addr, to),
+			"a registry may lead there only when it is itself on such an address",
+		}
+	}
+	return nil
+}
+
+// reach orders addresses by how near they are to this machine.
+type reach int32
+
+const (
+	public   reach = iota // the zero value: what is assumed until the upstream answered
+	private               // private networks, shared address space
+	loopback              // this machine
+	nowhere               // link-local, multicast, metadata services: never led to
+)
+
+func (r reach) String() string {
+	switch r {
+	case public:
+		return "a public address"
+	case private:
+		return "an address in a private network"
+	case loopback:
+		return "an address of this machine"
+	}
+	return "a link-local or reserved address"
+}
+
+var (
+	blocked  = append(auth.DefaultBlockedRealmPrefixes(), netip.MustParsePrefix("240.0.0.0/4"))
+	privates = auth.PrivateRealmPrefixes()
+	nat64    = netip.MustParsePrefix("64:ff9b::/96")
+	sixToIV  = netip.MustParsePrefix("2002::/16")
+)
+
+func reachOf(addr netip.Addr) reach {
+	addr = embedded(addr.WithZone("").Unmap())
+	within := func(list []netip.Prefix) bool {
+		return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(addr) })
+	}
+	switch {
+	case addr.IsLoopback():
+		return loopback
+	case within(blocked) || addr.IsMulticast():
+		return nowhere
+	case within(privates):
+		return private
+	}
+	return public
+}
+
+// embedded is the IPv4 address that a translated IPv6 address leads to.
+func embedded(addr netip.Addr) netip.Addr {
+	if !addr.Is6() {
+		return addr
+	}
+	b := addr.As16()
+	switch {
+	case nat64.Contains(addr):
+		return netip.AddrFrom4([4]byte(b[12:16]))
+	case sixToIV.Contains(addr):
+		return netip.AddrFrom4([4]byte(b[2:6]))
+	}
+	return addr
+}
+
+// hostPort is u's host and port in lower case, the port filled in.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = "443"
+		if strings.EqualFold(u.Scheme, "http") {
+			port = "80"
+		}
+	}
+	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+}

@@ -1,0 +1,156 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"mime"
+	"net/http"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote"
+	"oras.land/oras-go/v2/registry/remote/errcode"
+
+	"github.com/trustgate/trustgate/oci"
+)
+
+const (
+	maxPages     = 64    // of one list
+	maxReferrers = 2048  // of one digest
+	maxTags      = 65536 // of one repository
+)
+
+// Referrers lists the manifests whose subject is d, from the referrers API or,
+// where the registry has none, from the tag that stands in for it. Nothing to
+// list is no error. With an artifactType only those are listed.
+//
+// https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers
+func (p *Repository) Referrers(ctx context.Context, d digest.Digest, artifactType string) ([]oci.Descriptor, error) {
+	if _, err := oci.ParseDigest(d.String()); err != nil {
+		return nil, err
+	}
+	c := p.call("listing the referrers of", d.String())
+	list, err := p.referrersByAPI(ctx, c, d, artifactType)
+	if errors.Is(err, errNoReferrersAPI) {
+		list, err = p.referrersByTag(ctx, d)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(list) > maxReferrers {
+		return nil, c.broken("it has more than %d referrers", maxReferrers)
+	}
+	for _, r := range list {
+		if _, err := oci.ParseDigest(r.Digest.String()); err != nil || r.Size < 0 {
+			return nil, c.broken("the list has an entry without a usable digest (%s)", clip(printable(r.Digest.String()), 160))
+		}
+	}
+	if artifactType != "" {
+		list = slices.DeleteFunc(list, func(r oci.Descriptor) bool { return r.ArtifactType != artifactType })
+	}
+	return list, nil
+}
+
+var errNoReferrersAPI = errors.New("the registry has no referrers API")
+
+func (p *Repository) referrersByAPI(ctx context.Context, c call, d digest.Digest, artifactType string) ([]oci.Descriptor, error) {
+	ctx, done, err := p.registry.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	repository := p.remote()
+	repository.Client = lenient{repository.Client}
+	// Keeps oras-go from falling back by itself, where it would take a server
+	// that has lost its registry for a registry that has no referrers.
+	if err := repository.SetReferrersCapability(true); err != nil {
+		return nil, err
+	}
+	var list []oci.Descriptor
+	err = repository.Referrers(ctx, oci.Descriptor{Digest: d}, artifactType, func(page []oci.Descriptor) error {
+		if list = append(list, page...); len(list) > maxReferrers {
+			return errEnough
+		}
+		return nil
+	})
+	var answer *errcode.ErrorResponse
+	switch {
+	case err == nil || errors.Is(err, errEnough):
+		return list, nil
+	case errors.Is(err, errdef.ErrUnsupported):
+		return nil, errNoReferrersAPI
+	case errors.As(err, &answer) && slices.Contains([]int{http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented}, answer.StatusCode):
+		return nil, errNoReferrersAPI
+	}
+	return nil, c.transport(ctx, err)
+}
+
+var errEnough = errors.New("enough")
+
+// lenient spares oras-go the parameters of a content type, for which it would
+// take a list for something else.
+type lenient struct{ remote.Client }
+
+func (l lenient) Do(req *http.Request) (*http.Response, error) {
+	resp, err := l.Client.Do(req)
+	if err == nil {
+		if mediaType, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err == nil {
+			resp.Header.Set("Content-Type", mediaType)
+		}
+	}
+	return resp, err
+}
+
+// https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#referrers-tag-schema
+func (p *Repository) referrersByTag(ctx context.Context, d digest.Digest) ([]oci.Descriptor, error) {
+	m, err := p.Manifest(ctx, d.Algorithm().String()+"-"+d.Encoded())
+	if errors.Is(err, oci.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m.MediaType != oci.MediaTypeImageIndex || m.Digest == d {
+		// Some registries let the tag name the subject itself.
+		return nil, nil
+	}
+	return m.Manifests, nil
+}
+
+// Tags lists at most n tags, in the registry's order, that come after last; all
+// of them when n is 0.
+//
+// https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-tags
+func (p *Repository) Tags(ctx context.Context, n int, last string) ([]string, error) {
+	ctx, done, err := p.registry.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	c := p.call("listing the tags of", "")
+	if n <= 0 || n > maxTags {
+		n = 0
+	}
+	repository := p.remote()
+	repository.TagListPageSize = n
+	tags := []string{}
+	err = repository.Tags(ctx, last, func(page []string) error {
+		for _, tag := range page {
+			if _, err := p.name.WithTag(tag); err != nil {
+				continue // no client could ask for it
+			}
+			if tags = append(tags, tag); len(tags) == n || len(tags) > maxTags {
+				return errEnough
+			}
+		}
+		return nil
+	})
+	switch {
+	case len(tags) > maxTags:
+		return nil, c.broken("it has more than %d tags; ask for fewer with n and last", maxTags)
+	case err != nil && !errors.Is(err, errEnough):
+		return nil, c.transport(ctx, err)
+	}
+	return tags, nil
+}

@@ -1,0 +1,152 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"golang.org/x/net/http/httpproxy"
+	"oras.land/oras-go/v2/registry/remote/retry"
+)
+
+const (
+	// headerTimeout is how long a registry may think about one request.
+	headerTimeout = 30 * time.Second
+	// metadataTimeout bounds one whole question where the caller sets no
+	// deadline, retries included.
+	metadataTimeout = time.Minute
+	// stallTimeout is how long the body of a blob may stand still.
+	stallTimeout = time.Minute
+
+	statusRetries     = 4 // after 429, 408 and 5xx: about 4 s in all
+	connectionRetries = 2 // after a connection failed: less than 1 s in all
+
+	// maxRetryAfter is the longest wait that a registry may ask for. A pull
+	// that would wait longer had better fail and be told so.
+	maxRetryAfter = 30 * time.Second
+)
+
+// newTransport builds everything below the authentication: retries, the rules
+// on where requests may go, and the connections.
+func newTransport(o Options, upstream *url.URL) (*egress, http.RoundTripper, error) {
+	environment := httpproxy.FromEnvironment()
+	e := &egress{
+		upstream: upstream, insecure: o.Insecure, tokens: o.TokenHosts,
+		proxy: environment.ProxyFunc(), proxies: map[string]bool{},
+	}
+	for _, named := range []string{environment.HTTPProxy, environment.HTTPSProxy} {
+		if u, err := url.Parse(named); err == nil && u.Host != "" {
+			e.proxies[hostPort(u)] = true
+		} else if u, err := url.Parse("http://" + named); err == nil && u.Host != "" {
+			e.proxies[hostPort(u)] = true
+		}
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: o.Insecure}
+	if len(o.CA) > 0 {
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			pool = x509.NewCertPool()
+		}
+		if !pool.AppendCertsFromPEM(o.CA) {
+			return nil, nil, errors.New("the CA holds no PEM certificate")
+		}
+		config.RootCAs = pool
+	}
+	e.base = &http.Transport{
+		Proxy:                  func(req *http.Request) (*url.URL, error) { return e.proxy(req.URL) },
+		DialContext:            e.dial,
+		TLSClientConfig:        config,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ResponseHeaderTimeout:  headerTimeout,
+		ExpectContinueTimeout:  time.Second,
+		IdleConnTimeout:        90 * time.Second,
+		MaxIdleConns:           256,
+		MaxIdleConnsPerHost:    64,
+		MaxResponseHeaderBytes: 256 << 10,
+		ForceAttemptHTTP2:      true,
+		// Digests and ranges are about the bytes as they are stored.
+		DisableCompression: true,
+	}
+	return e, &retry.Transport{Base: e, Policy: func() retry.Policy { return patience{} }}, nil
+}
+
+// patience decides what is worth asking again, and when. oras-go's own policy
+// waits at most three seconds whatever Retry-After says and gives up on a
+// refused connection at once.
+type patience struct{}
+
+var backoff = retry.ExponentialBackoff(250*time.Millisecond, 2, 0.3)
+
+// Retry implements retry.Policy. A negative duration means that the answer, or
+// the error, stands.
+func (patience) Retry(attempt int, resp *http.Response, err error) (time.Duration, error) {
+	if err != nil {
+		if attempt >= connectionRetries || !isConnectionFailure(err) {
+			return -1, nil
+		}
+		return backoff(attempt, nil), nil
+	}
+	switch resp.StatusCode {
+	case http.StatusTooManyRequests, http.StatusRequestTimeout:
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
+		return -1, nil
+	default:
+		if resp.StatusCode < 500 {
+			return -1, nil
+		}
+	}
+	if attempt >= statusRetries {
+		return -1, nil
+	}
+	wait, asked := retryAfter(resp)
+	if !asked {
+		wait = backoff(attempt, nil)
+	}
+	deadline, bounded := resp.Request.Context().Deadline()
+	if wait > maxRetryAfter || (bounded && time.Until(deadline) < wait) {
+		return -1, nil
+	}
+	return wait, nil
+}
+
+// retryAfter reads both forms of the header.
+//
+// https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
+func retryAfter(resp *http.Response) (time.Duration, bool) {
+	value := resp.Header.Get("Retry-After")
+	if seconds, err := strconv.ParseInt(value, 10, 32); err == nil && seconds >= 0 {
+		return time.Duration(seconds) * time.Second, true
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(time.Until(at), 0), true
+	}
+	return 0, false
+}
+
+// isConnectionFailure says whether err is of the network, as opposed to a
+// refusal, a certificate that does not fit, a name that does not exist, or
+// nobody waiting any more.
+func isConnectionFailure(err error) bool {
+	var (
+		refused *refusal
+		dns     *net.DNSError
+		op      *net.OpError
+		timeout net.Error
+	)
+	switch {
+	case errors.As(err, &refused), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return false
+	case errors.As(err, &dns):
+		return dns.IsTemporary
+	case errors.As(err, &op), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return true
+	}
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
