@@ -89,7 +89,7 @@ func (c *Cache) fillFrom(f *fill, fetch Fetch) (commit bool, err error) {
 }
 
 // recheck hashes what the storage has under the digest. Content that is wrong is
-// removed; if nobody has seen any of it, the fill can begin anew.
+// removed; if nobody has seen any of it, the fill goes on with the upstream's.
 func (c *Cache) recheck(f *fill) (good bool, err error) {
 	found, err := c.openStored(c.ctx, f.digest)
 	if isPathNotFound(err) {
@@ -108,12 +108,15 @@ func (c *Cache) recheck(f *fill) (good bool, err error) {
 	if c.ctx.Err() != nil {
 		return false, fmt.Errorf("checking %s in the cache: %w", f.digest, context.Cause(c.ctx))
 	}
-	c.log.Error("a cached blob is damaged; removing it", zap.Stringer("digest", f.digest), zap.Error(err))
-	if removeErr := c.remove(c.ctx, f.digest); removeErr != nil {
-		return false, errors.Join(err, removeErr)
+	c.log.Error("a cached blob cannot be used", zap.Stringer("digest", f.digest), zap.Error(err))
+	// A read that failed, or a full spool, proves nothing about the blob.
+	if errors.Is(err, ErrDigest) || errors.Is(err, ErrLength) {
+		if removeErr := c.remove(c.ctx, f.digest); removeErr != nil {
+			return false, errors.Join(err, removeErr)
+		}
 	}
 	if !f.restart() {
-		return false, fmt.Errorf("%s in the cache was damaged and has been removed; pull again: %w", f.digest, err)
+		return false, fmt.Errorf("%s in the cache cannot be used; pull again: %w", f.digest, err)
 	}
 	return false, nil
 }
