@@ -15,9 +15,9 @@ func NewProblem(collector string, err error) Problem {
 }
 
 func temporary(err error) bool {
-	var says interface{ Temporary() bool }
-	if errors.As(err, &says) {
-		return says.Temporary()
+	if errors.Is(err, upstream.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return true
 	}
-	return errors.Is(err, upstream.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+	var says interface{ Temporary() bool }
+	return errors.As(err, &says) && says.Temporary()
 }

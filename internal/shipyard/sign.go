@@ -202,7 +202,9 @@ func (p *PGP) Public() ([]byte, error) {
 	if err := p.entity.Serialize(w); err != nil {
 		return nil, err
 	}
-	return out.Bytes(), w.Close()
+	// The writer's end is part of the bytes.
+	err = w.Close()
+	return out.Bytes(), err
 }
 
 // Sign makes a simple signature that names registry, repository, tag and digest.
@@ -221,7 +223,9 @@ func (p *PGP) Sign(d digest.Digest, reference string) ([]byte, error) {
 	if _, err := w.Write(payload); err != nil {
 		return nil, err
 	}
-	return out.Bytes(), w.Close()
+	// The writer's end is part of the bytes.
+	err = w.Close()
+	return out.Bytes(), err
 }
 
 // Lookaside is a folder of OpenPGP signatures as skopeo and podman write it.

@@ -69,6 +69,7 @@ func New(t testing.TB) *Stage {
 	s.Release, err = shipyard.NewPGP("Release", "release@acme.example")
 	s.Must(err)
 	s.Lookaside = shipyard.Lookaside{Folder: filepath.Join(s.Folder, "lookaside")}
+	s.Must(os.Mkdir(s.Lookaside.Folder, 0o755))
 	return s
 }
 
