@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/trustgate/trustgate/cache"
+	"github.com/trustgate/trustgate/evidence"
 	"github.com/trustgate/trustgate/ledger"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/policy"
@@ -91,7 +92,7 @@ func (g *Gate) mayRead(ctx context.Context, route *Route, ref oci.Reference, cli
 	}
 	// Judged by digest alone it is refused or not to be had; the tag under
 	// which it was pulled before the last restart may still serve it.
-	if stands, lookErr := g.recordedAsServed(ctx, ref, client, temporary(err)); lookErr != nil {
+	if stands, lookErr := g.recordedAsServed(ctx, ref, client, evidence.Temporary(err)); lookErr != nil {
 		return lookErr
 	} else if stands {
 		return nil

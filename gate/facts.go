@@ -38,7 +38,7 @@ type facts struct {
 func (g *Gate) gatherFacts(ctx context.Context, n node, src *origin, m *oci.Manifest) *facts {
 	f := &facts{manifest: m}
 	problem := func(collector string, err error) {
-		f.findings.Problems = append(f.findings.Problems, evidence.Problem{Collector: collector, Message: err.Error(), Temporary: temporary(err)})
+		f.findings.Problems = append(f.findings.Problems, evidence.NewProblem(collector, err))
 	}
 
 	indexes := n.indexes

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/trustgate/trustgate/cache"
+	"github.com/trustgate/trustgate/evidence"
 	"github.com/trustgate/trustgate/ledger"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/policy"
@@ -123,7 +124,7 @@ func (g *Gate) judge(ctx context.Context, n node, key string, previous *Admissio
 	}
 	started := g.Now()
 	a, err := g.examine(ctx, n, key)
-	if (err != nil && temporary(err)) || (err == nil && a.upstreamFailed) {
+	if (err != nil && evidence.Temporary(err)) || (err == nil && a.upstreamFailed) {
 		if g.stillStands(previous) {
 			kept := *previous
 			kept.Verdict.Stale = true

@@ -68,7 +68,7 @@ func (f *facts) addEdge(n node, e lineage.Edge, a *Admission, err error) {
 		Depth: 1, Path: []string{self, name}, Error: e.Err,
 	}
 	if err != nil {
-		f.parentFailed = f.parentFailed || temporary(err)
+		f.parentFailed = f.parentFailed || evidence.Temporary(err)
 		f.truncated = f.truncated || errors.Is(err, errDepth) || errors.Is(err, errBudget)
 	}
 	if a != nil {

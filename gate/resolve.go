@@ -9,8 +9,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/zap"
 
+	"github.com/trustgate/trustgate/evidence"
 	"github.com/trustgate/trustgate/oci"
-	"github.com/trustgate/trustgate/upstream"
 )
 
 // resolved is what a tag names, and until when nobody asks again.
@@ -72,7 +72,7 @@ func (g *Gate) lookUp(ctx context.Context, route *Route, ref oci.Reference) (res
 		}
 		return resolved{d, now.Add(g.Lifetimes.Tag)}, nil
 	}
-	if known && temporary(err) && now.Before(at.Add(g.Lifetimes.Stale)) {
+	if known && evidence.Temporary(err) && now.Before(at.Add(g.Lifetimes.Stale)) {
 		g.Log.Warn("the upstream does not answer; the tag is taken as it was",
 			zap.Stringer("reference", ref), zap.Stringer("digest", last), zap.Time("resolved", at), zap.Error(err))
 		return resolved{last, now.Add(min(g.Lifetimes.Tag, 5*time.Second))}, nil
@@ -96,10 +96,4 @@ func (g *Gate) ask(ctx context.Context, route *Route, ref oci.Reference, known b
 		return "", err
 	}
 	return m.Digest, nil
-}
-
-// temporary says whether asking again may help, as opposed to an answer that
-// is no.
-func temporary(err error) bool {
-	return errors.Is(err, upstream.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }
