@@ -1,0 +1,90 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trustgate/trustgate/cmd/trustgate/config"
+	"github.com/trustgate/trustgate/policy"
+)
+
+func newConfig() *cobra.Command {
+	c := &cobra.Command{Use: "config", Short: "Check a configuration, or write the default one"}
+	c.AddCommand(newConfigCheck(), newConfigDefault())
+	return c
+}
+
+func newConfigCheck() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "check [FILE]",
+		Short: "Check a configuration with its keys and rules",
+		Long: `Check a configuration as 'trustgate serve' would before it starts: its keys and
+values, the signers' keys, and that the rules compile. Every mistake is named with
+file, line and column. Nothing is opened or sent.`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	out := addOutput(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 1 {
+			if err := c.Flags().Set("config", args[0]); err != nil {
+				return err
+			}
+		}
+		cfg, err := loadConfig(c)
+		var mistakes *config.Error
+		if errors.As(err, &mistakes) && out.json() {
+			if err := writeJSON(c.OutOrStdout(), checked{Problems: mistakes.Problems}); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := readTrust(cfg); err != nil {
+			return err
+		}
+		rules, err := policy.Load(c.Context(), policyOptions(cfg))
+		if err != nil {
+			return fmt.Errorf("loading the policy: %w", err)
+		}
+		done := checked{
+			OK: true, File: cfg.File, Routes: len(cfg.Routes), Signers: len(cfg.Trust.Signers), Rules: len(rules.Rules()),
+			Problems: []config.Problem{}, Warnings: orEmpty(cfg.Warnings),
+		}
+		if out.json() {
+			return writeJSON(c.OutOrStdout(), done)
+		}
+		if done.File == "" {
+			done.File = "the default configuration"
+		}
+		_, err = fmt.Fprintf(c.OutOrStdout(), "%s %s: %d routes, %d signers, %d rules\n",
+			paint(c.OutOrStdout()).green("ok"), done.File, done.Routes, done.Signers, done.Rules)
+		return err
+	}
+	return c
+}
+
+type checked struct {
+	OK       bool             `json:"ok"`
+	File     string           `json:"file,omitempty"`
+	Routes   int              `json:"routes,omitempty"`
+	Signers  int              `json:"signers,omitempty"`
+	Rules    int              `json:"rules,omitempty"`
+	Problems []config.Problem `json:"problems"`
+	Warnings []string         `json:"warnings,omitempty"`
+}
+
+func newConfigDefault() *cobra.Command {
+	return &cobra.Command{
+		Use:     "default",
+		Short:   "Write the default configuration, with comments",
+		Example: "  trustgate config default > trustgate.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			_, err := c.OutOrStdout().Write(config.DefaultYAML())
+			return err
+		},
+	}
+}

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"golang.org/x/net/netutil"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/trustgate/trustgate/cmd/trustgate/config"
+	"github.com/trustgate/trustgate/oci"
+)
+
+func newServe() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the gate",
+		Long: `Run the gate until it is stopped with SIGINT or SIGTERM. Pulls that are under way
+then have 30 seconds to finish.
+
+Without a configuration it listens on 127.0.0.1:5000, knows the large public
+registries, keeps its data below the user's data folder, and annotates. Write
+'trustgate config default' to a file to start a configuration of your own.`,
+		Example: `  trustgate serve
+  trustgate serve --config /etc/trustgate/trustgate.yaml
+  TRUSTGATE_LISTEN=:5000 trustgate serve`,
+		Args: cobra.NoArgs,
+	}
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		cfg, err := loadConfig(c)
+		if err != nil {
+			return err
+		}
+		s, err := assemble(c.Context(), cfg, c.ErrOrStderr())
+		if err != nil {
+			return err
+		}
+		served := s.listenAndServe(c.Context())
+		return errors.Join(served, s.close())
+	}
+	return c
+}
+
+func (s *service) listenAndServe(ctx context.Context) error {
+	public, err := net.Listen("tcp", s.config.Listen)
+	if err != nil {
+		return fmt.Errorf("listening for pulls: %w", err)
+	}
+	var admin net.Listener
+	if s.config.Admin != "" {
+		if admin, err = net.Listen("tcp", s.config.Admin); err != nil {
+			public.Close()
+			return fmt.Errorf("listening for administration: %w", err)
+		}
+	}
+	return s.serve(ctx, public, admin)
+}
+
+// serve answers on the listeners until ctx ends, and then lets requests that
+// are under way finish. admin may be nil.
+func (s *service) serve(ctx context.Context, public, admin net.Listener) error {
+	var ready atomic.Bool
+	servers := []*http.Server{s.publicServer(ctx)}
+	listeners := []net.Listener{netutil.LimitListener(public, s.config.Limits.Connections)}
+	if s.config.TLS != nil {
+		setup, err := serverTLS(s.config.TLS)
+		if err != nil {
+			return errors.Join(err, public.Close())
+		}
+		servers[0].TLSConfig = setup
+	}
+	if admin != nil {
+		servers = append(servers, s.adminServer(&ready))
+		listeners = append(listeners, admin)
+	}
+
+	var running errgroup.Group
+	stopped, stop := context.WithCancel(ctx)
+	defer stop()
+	for i, server := range servers {
+		running.Go(func() error {
+			defer stop() // one that fails takes the other with it
+			var err error
+			if server.TLSConfig != nil {
+				err = server.ServeTLS(listeners[i], "", "")
+			} else {
+				err = server.Serve(listeners[i])
+			}
+			if errors.Is(err, http.ErrServerClosed) {
+				return nil
+			}
+			return err
+		})
+	}
+	ready.Store(true)
+	fields := []zap.Field{
+		zap.Stringer("listen", public.Addr()), zap.Bool("tls", s.config.TLS != nil), zap.String("policy", s.policy.Revision()),
+		zap.Int("routes", len(s.config.Routes)), zap.String("version", readBuildInfo().Version),
+	}
+	if admin != nil {
+		fields = append(fields, zap.Stringer("admin", admin.Addr()))
+	}
+	s.log.Info("serving", fields...)
+
+	<-stopped.Done()
+	ready.Store(false)
+	s.log.Info("stopping")
+	finishing, cancel := context.WithTimeout(context.Background(), closing)
+	defer cancel()
+	for _, server := range servers {
+		if err := server.Shutdown(finishing); err != nil {
+			s.log.Warn("some requests did not finish in time", zap.Error(err))
+			server.Close()
+		}
+	}
+	return running.Wait()
+}
+
+func (s *service) publicServer(ctx context.Context) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		// The handler sees the path as it was sent; a mux would clean it and
+		// redirect.
+		Handler:           s.handler,
+		Protocols:         protocols,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       time.Minute, // requests have no bodies to speak of
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          zap.NewStdLog(s.log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))),
+		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+	}
+}
+
+// serverTLS loads the certificate anew for each handshake that comes later than
+// a minute after the last load, so that a renewed one needs no restart.
+func serverTLS(c *config.TLS) (*tls.Config, error) {
+	certificate := &renewing{cert: string(c.Cert), key: string(c.Key)}
+	if _, err := certificate.get(nil); err != nil {
+		return nil, fmt.Errorf("loading the TLS certificate: %w", err)
+	}
+	setup := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate.get}
+	if c.ClientCA != "" {
+		raw, err := readKeyFile(string(c.ClientCA))
+		if err != nil {
+			return nil, fmt.Errorf("reading the CA of clients: %w", err)
+		}
+		setup.ClientCAs = x509.NewCertPool()
+		if !setup.ClientCAs.AppendCertsFromPEM(raw) {
+			return nil, fmt.Errorf("there is no certificate in %s", c.ClientCA)
+		}
+		setup.ClientAuth = tls.RequireAndVerifyClientCert
+	}
+	return setup, nil
+}
+
+type renewing struct {
+	cert, key string
+	held      atomic.Pointer[loaded]
+}
+
+type loaded struct {
+	certificate tls.Certificate
+	at          time.Time
+}
+
+func (r *renewing) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	held := r.held.Load()
+	if held != nil && time.Since(held.at) < time.Minute {
+		return &held.certificate, nil
+	}
+	certificate, err := tls.LoadX509KeyPair(r.cert, r.key)
+	if err != nil {
+		if held == nil {
+			return nil, err
+		}
+		// Half-written files of a renewal: the old one is good until it expires.
+		certificate = held.certificate
+	}
+	held = &loaded{certificate, time.Now()}
+	r.held.Store(held)
+	return &held.certificate, nil
+}
+
+// adminServer is for operators: it must not be reachable by those who pull.
+func (s *service) adminServer(ready *atomic.Bool) *http.Server {
+	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{Registry: s.metrics}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if err := s.ready(r.Context(), ready); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return &http.Server{
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: zap.NewStdLog(s.log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))),
+	}
+}
+
+// ready says whether pulls can be judged now. Upstreams do not count: what was
+// judged before stays pullable without them.
+func (s *service) ready(ctx context.Context, ready *atomic.Bool) error {
+	if !ready.Load() {
+		return errors.New("stopping")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if _, err := s.ledger.Get(ctx, "readyz"); err != nil && !errors.Is(err, oci.ErrNotFound) {
+		return fmt.Errorf("the ledger: %w", err)
+	}
+	return nil
+}

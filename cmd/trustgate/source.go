@@ -1,0 +1,106 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trustgate/trustgate/policy"
+)
+
+func newSource() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "source IMAGE",
+		Short: "Say where the source of an image is",
+		Long: `Show the repository and the revision that an image was built from, and its
+Dockerfile, with how that is known: verified when a named signer's provenance says
+so, or only claimed by the image itself.`,
+		Example: `  trustgate source ghcr.io/acme/shop:1.4
+  trustgate source --dockerfile ghcr.io/acme/shop:1.4`,
+		Args: cobra.ExactArgs(1),
+	}
+	recipe := c.Flags().Bool("dockerfile", false, "write the Dockerfile alone")
+	c.Flags().BoolP("verbose", "v", false, "log what is done")
+	out := addOutput(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		found, err := inspect(c, args[0])
+		if err != nil {
+			return err
+		}
+		sources := sourcesOf(found)
+		if len(sources) == 0 {
+			return fmt.Errorf("%s is evidence, which has no source", args[0])
+		}
+		switch w := c.OutOrStdout(); {
+		case *recipe:
+			for _, s := range sources {
+				if s.Dockerfile != nil {
+					_, err := io.WriteString(w, s.Dockerfile.Content)
+					return err
+				}
+			}
+			return errors.New("no Dockerfile is known: its provenance carries none")
+		case out.json():
+			return writeJSON(w, sources)
+		default:
+			return writeSources(w, sources)
+		}
+	}
+	return c
+}
+
+// sourced is the source of one image; an index has one for each platform.
+type sourced struct {
+	Reference string `json:"reference"`
+	Platform  string `json:"platform"`
+	policy.Source
+}
+
+func sourcesOf(r *report) []sourced {
+	var list []sourced
+	images := r.Images
+	if len(images) == 0 {
+		images = []*report{r}
+	}
+	for _, image := range images {
+		if image.Input != nil {
+			list = append(list, sourced{image.Reference, image.Platform, image.Input.Source})
+		}
+	}
+	return list
+}
+
+func writeSources(w io.Writer, sources []sourced) error {
+	p := paint(w)
+	for i, s := range sources {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintf(w, "%s %s\n", p.bold(plain(s.Reference)), p.faint(plain(s.Platform)))
+		if s.Repository == "" && s.Revision == "" {
+			fmt.Fprintln(w, p.red("  nothing says where its source is"))
+			continue
+		}
+		known := p.red("claimed by its " + s.Via)
+		if s.Verified {
+			known = p.green("verified by signed provenance")
+			if !s.Trusted {
+				known += p.red(", and not among the trusted sources")
+			}
+		}
+		for _, line := range [][2]string{
+			{"repository", s.Repository}, {"revision", s.Revision}, {"ref", s.Ref}, {"link", s.URL},
+		} {
+			if line[1] != "" {
+				fmt.Fprintf(w, "  %-12s%s\n", line[0], plain(line[1]))
+			}
+		}
+		fmt.Fprintf(w, "  %-12s%s\n", "known", known)
+		if s.Dockerfile != nil {
+			fmt.Fprintf(w, "  %-12s%s %s\n", "dockerfile", plain(s.Dockerfile.Path), p.faint("(--dockerfile writes it)"))
+		}
+	}
+	return nil
+}
