@@ -47,6 +47,9 @@ a verdict is not the expected one.`,
 		}
 		defer func() { err = errors.Join(err, d.close()) }()
 		results, err := d.pullAll(c.Context())
+		if err != nil && c.Context().Err() != nil {
+			return errors.New("stopped before every image was pulled")
+		}
 		if err != nil {
 			return err
 		}

@@ -83,9 +83,13 @@ func Parse(name string, raw []byte, environ []string) (*Config, error) {
 	}
 	r.environment(c, environ)
 	c.resolvePaths(name)
-	if len(r.problems) == 0 {
-		c.check(r)
-	}
+	unread := r.problems
+	c.check(r)
+	// What could not be read has kept its default, so a line that has a problem
+	// already may have others only because of it.
+	r.problems = append(unread, slices.DeleteFunc(r.problems[len(unread):], func(p Problem) bool {
+		return slices.ContainsFunc(unread, func(u Problem) bool { return u.Line == 0 || u.Line == p.Line })
+	})...)
 	if len(r.problems) > 0 {
 		slices.SortStableFunc(r.problems, func(a, b Problem) int {
 			if a.Line != b.Line {

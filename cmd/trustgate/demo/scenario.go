@@ -101,8 +101,8 @@ func (s *Scene) configure(ci *shipyard.Key, release *shipyard.PGP, listen, admin
 	for path, content := range map[string]string{
 		"ci.pub":      string(pem),
 		"release.asc": string(keyring),
-		"trustgate.yaml": fmt.Sprintf(`listen: %s
-admin: %s
+		"trustgate.yaml": fmt.Sprintf(`listen: %q
+admin: %q
 data: data
 routes:
   - registry: %s

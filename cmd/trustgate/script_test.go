@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/trustgate/trustgate/cmd/trustgate/demo"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"trustgate": main})
+}
+
+// TestScripts runs the program as a person does. The scripts have the scene of
+// the demonstration: $SCENE is the configuration of its gate, which is not
+// running, and $PORT a free port.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:           filepath.Join("testdata", "script"),
+		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
+		Setup: func(env *testscript.Env) error {
+			scene, err := demo.Set(context.Background(), "127.0.0.1:0", "")
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { scene.Close() })
+			port, err := freePort()
+			if err != nil {
+				return err
+			}
+			env.Setenv("SCENE", scene.Config)
+			env.Setenv("SCENE_DIR", filepath.Dir(scene.Config))
+			env.Setenv("PORT", port)
+			env.Setenv("XDG_DATA_HOME", filepath.Join(env.WorkDir, "share"))
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"answers": answers,
+			"capture": capture,
+		},
+	})
+}
+
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, err
+}
+
+// answers STATUS URL waits until a server that is starting gives the status.
+func answers(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: answers STATUS URL")
+	}
+	last := ""
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		resp, err := http.Get(args[1])
+		if err != nil {
+			last = err.Error()
+			continue
+		}
+		resp.Body.Close()
+		if last = fmt.Sprint(resp.StatusCode); last == args[0] {
+			return
+		}
+	}
+	ts.Fatalf("%s: %s, want %s", args[1], last, args[0])
+}
+
+// capture VAR PREFIX sets VAR to the first word with the prefix in the last
+// standard output.
+func capture(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: capture VAR PREFIX")
+	}
+	for _, word := range strings.FieldsFunc(ts.ReadFile("stdout"), func(r rune) bool { return strings.ContainsRune(" \n\t\",:()", r) }) {
+		if strings.HasPrefix(word, args[1]) {
+			ts.Setenv(args[0], word)
+			return
+		}
+	}
+	ts.Fatalf("nothing begins with %q", args[1])
+}
+
+// TestDemoStaysUp: without --once the gate can be tried out, and ends cleanly.
+func TestDemoStaysUp(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stdout strings.Builder
+	invitation, stderr := io.Pipe()
+	code := make(chan int, 1)
+	go func() {
+		code <- run(ctx, []string{"demo", "--listen", "127.0.0.1:" + port}, strings.NewReader(""), &stdout, stderr)
+		stderr.Close()
+	}()
+	var said strings.Builder
+	for lines := bufio.NewScanner(invitation); lines.Scan(); {
+		said.WriteString(lines.Text() + "\n")
+		if !strings.Contains(lines.Text(), "Ctrl-C") {
+			continue
+		}
+		for path, want := range map[string]int{"/v2/shop/manifests/1": 200, "/v2/orphan/manifests/1": 403} {
+			resp, err := http.Get("http://127.0.0.1:" + port + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != want {
+				t.Errorf("%s: %s", path, resp.Status)
+			}
+		}
+		stop()
+	}
+	if got := <-code; got != exitServed {
+		t.Errorf("it ended with %d:\n%s%s", got, &stdout, &said)
+	}
+	if !strings.Contains(said.String(), "crane pull --insecure 127.0.0.1:"+port) {
+		t.Errorf("it does not say what to try:\n%s", &said)
+	}
+}
