@@ -82,9 +82,13 @@ func (c *Config) check(r *reader) {
 	}
 }
 
-// wrong reports a problem with the value at path, at the place where it stands
-// or else where the key above it does.
+// wrong reports a problem with the value at path: by the variable that set it,
+// or at the place where it stands, or else where the key above it does.
 func (k checker) wrong(path, format string, args ...any) {
+	if name := variable(path); k.set[name] {
+		k.problems = append(k.problems, Problem{Message: name + ": " + fmt.Sprintf(format, args...)})
+		return
+	}
 	message := path + ": " + fmt.Sprintf(format, args...)
 	for p := path; p != ""; p = p[:max(0, strings.LastIndexAny(p, ".["))] {
 		for _, at := range []*token.Token{k.at[p], k.at[p+"#key"]} {

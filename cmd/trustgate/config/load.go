@@ -75,7 +75,7 @@ func Load(path string, environ []string) (*Config, error) {
 func Parse(name string, raw []byte, environ []string) (*Config, error) {
 	c := Default()
 	c.File = name
-	r := &reader{file: name, at: map[string]*token.Token{}}
+	r := &reader{file: name, at: map[string]*token.Token{}, set: map[string]bool{}}
 	if len(raw) > maxFile {
 		r.problem(nil, "no configuration has more than %d bytes", maxFile)
 	} else if len(raw) > 0 {
@@ -108,6 +108,7 @@ type reader struct {
 	file     string
 	problems []Problem
 	at       map[string]*token.Token // path to the value's token
+	set      map[string]bool         // the variables of the environment that were used
 }
 
 func (r *reader) problem(at *token.Token, format string, args ...any) {
@@ -326,6 +327,7 @@ func (r *reader) environment(c *Config, environ []string) {
 			continue
 		}
 		found, err := setFromEnvironment(reflect.ValueOf(c).Elem(), path, value)
+		r.set[name] = found
 		switch {
 		case err != nil:
 			r.problems = append(r.problems, Problem{Message: fmt.Sprintf("%s: %v", name, err)})
@@ -337,6 +339,11 @@ func (r *reader) environment(c *Config, environ []string) {
 			r.problems = append(r.problems, Problem{Message: message})
 		}
 	}
+}
+
+// variable is the name that sets the value at path.
+func variable(path string) string {
+	return prefix + strings.ToUpper(strings.NewReplacer("[", "_", "]", "", ".", "_").Replace(path))
 }
 
 func setFromEnvironment(v reflect.Value, path, value string) (bool, error) {
