@@ -12,7 +12,7 @@ import (
 )
 
 // Gather runs the collectors side by side and returns what they found, in the
-// order of the collectors. Referrers are listed and manifests fetched once for
+// order of the collectors. Referrers are listed, and manifests fetched, once for
 // all of them. A collector that panics on foreign bytes leaves a Problem, not a
 // dead process.
 func Gather(ctx context.Context, collectors []Collector, subject Subject) Findings {
@@ -53,6 +53,7 @@ type shared struct {
 	mu        sync.Mutex
 	referrers map[digest.Digest]func() ([]oci.Descriptor, error)
 	manifests map[digest.Digest]func() (*oci.Manifest, error)
+	tagged    map[string]func() (*oci.Manifest, error)
 }
 
 func share(source Source, limits Limits) *shared {
@@ -60,37 +61,39 @@ func share(source Source, limits Limits) *shared {
 		Source: source, limit: limits.Referrers,
 		referrers: map[digest.Digest]func() ([]oci.Descriptor, error){},
 		manifests: map[digest.Digest]func() (*oci.Manifest, error){},
+		tagged:    map[string]func() (*oci.Manifest, error){},
 	}
 }
 
 func (s *shared) Referrers(ctx context.Context, d digest.Digest) ([]oci.Descriptor, error) {
-	s.mu.Lock()
-	list, ok := s.referrers[d]
-	if !ok {
-		list = sync.OnceValues(func() ([]oci.Descriptor, error) {
-			list, err := s.Source.Referrers(ctx, d)
-			if err == nil && len(list) > s.limit {
-				// Looking at the first few would let a stranger push the real
-				// ones out of sight.
-				return nil, fmt.Errorf("%s has %d referrers, more than limits.referrers (%d)", d, len(list), s.limit)
-			}
-			return list, err
-		})
-		s.referrers[d] = list
-	}
-	s.mu.Unlock()
-	return list()
+	return once(s, s.referrers, d, func() ([]oci.Descriptor, error) {
+		list, err := s.Source.Referrers(ctx, d)
+		if err == nil && len(list) > s.limit {
+			// Looking at the first few would let a stranger push the real
+			// ones out of sight.
+			return nil, fmt.Errorf("%s has %d referrers, more than limits.referrers (%d)", d, len(list), s.limit)
+		}
+		return list, err
+	})
 }
 
 func (s *shared) Manifest(ctx context.Context, d digest.Digest) (*oci.Manifest, error) {
+	return once(s, s.manifests, d, func() (*oci.Manifest, error) { return s.Source.Manifest(ctx, d) })
+}
+
+func (s *shared) Tagged(ctx context.Context, tag string) (*oci.Manifest, error) {
+	return once(s, s.tagged, tag, func() (*oci.Manifest, error) { return s.Source.Tagged(ctx, tag) })
+}
+
+func once[K comparable, V any](s *shared, asked map[K]func() (V, error), key K, ask func() (V, error)) (V, error) {
 	s.mu.Lock()
-	fetch, ok := s.manifests[d]
+	answer, ok := asked[key]
 	if !ok {
-		fetch = sync.OnceValues(func() (*oci.Manifest, error) { return s.Source.Manifest(ctx, d) })
-		s.manifests[d] = fetch
+		answer = sync.OnceValues(ask)
+		asked[key] = answer
 	}
 	s.mu.Unlock()
-	return fetch()
+	return answer()
 }
 
 // Inherit returns the verified items of f as evidence about a child of the

@@ -114,7 +114,7 @@ func (g *Gate) recordedAsServed(ctx context.Context, ref oci.Reference, client p
 	now := g.Now()
 	for _, j := range recorded {
 		blocks := policy.Stricter(policy.Action(j.Action), policy.Annotate) == policy.Block
-		if blocks || j.PolicyRevision != g.Judge.Revision() || j.TrustRevision != g.Trust.Revision {
+		if blocks || !g.inForce(j) {
 			continue
 		}
 		if now.Before(j.ExpiresAt) || (upstreamFailed && now.Before(j.JudgedAt.Add(g.Lifetimes.Stale))) {
@@ -142,14 +142,18 @@ func (g *Gate) Tags(ctx context.Context, repository oci.Reference, n int, last s
 	return src.repository.Tags(ctx, n, last)
 }
 
-// Referrers lists the manifests that refer to d. They are evidence, or are
-// judged when they are pulled.
+// Referrers lists the manifests that refer to d: the upstream's, and the gate's
+// own verdicts on d. They are evidence, or are judged when they are pulled.
 func (g *Gate) Referrers(ctx context.Context, repository oci.Reference, d digest.Digest, artifactType string) ([]oci.Descriptor, error) {
 	src, err := g.originOf(repository)
 	if err != nil {
 		return nil, err
 	}
-	return src.repository.Referrers(ctx, d, artifactType)
+	list, err := src.repository.Referrers(ctx, d, artifactType)
+	if err != nil {
+		return nil, err
+	}
+	return g.withSummaries(ctx, repository, d, artifactType, list)
 }
 
 func (g *Gate) originOf(ref oci.Reference) (*origin, error) {

@@ -47,6 +47,7 @@ type Route struct {
 	Registry   string // the name that references carry
 	Upstream   *upstream.Registry
 	Collectors []evidence.Collector
+	Signatures Signatures
 }
 
 // Trust is what the configuration vouches for.
@@ -91,6 +92,7 @@ type Options struct {
 	Cache     *cache.Cache
 	Ledger    *ledger.Ledger
 	Platforms []oci.Platform // judged at once when an index is pulled
+	Summaries Summaries
 	Lifetimes Lifetimes
 	Limits    Limits
 	Log       *zap.Logger
@@ -110,6 +112,8 @@ type Gate struct {
 	holders   *lru.Cache[string, []ledger.Holder] // of a blob in a repository
 	listings  *lru.Cache[string, []digest.Digest] // the indexes that list a manifest
 	linked    *lru.Cache[string, digest.Digest]   // what the cache's repositories hold already
+
+	summarized *lru.Cache[string, oci.Descriptor] // of decisions, by id
 
 	background context.Context
 	stop       context.CancelFunc
@@ -140,6 +144,7 @@ func New(options Options) (*Gate, error) {
 	g.holders, _ = lru.New[string, []ledger.Holder](memoEntries)
 	g.listings, _ = lru.New[string, []digest.Digest](memoEntries)
 	g.linked, _ = lru.New[string, digest.Digest](memoEntries)
+	g.summarized, _ = lru.New[string, oci.Descriptor](memoEntries)
 	g.revalidating = make(chan struct{}, 4)
 	g.background, g.stop = context.WithCancel(context.Background())
 	g.flights.init()
@@ -166,6 +171,7 @@ func (g *Gate) Close(ctx context.Context) error {
 type Request struct {
 	Reference oci.Reference // with a tag, a digest or both
 	Client    policy.Client
+	Fresh     bool // resolve and judge anew, parents included, whatever stands
 }
 
 // Admit says whether the manifest that the reference names may be pulled, and
@@ -179,11 +185,15 @@ func (g *Gate) Admit(ctx context.Context, req Request) (*Admission, error) {
 	if err != nil {
 		return nil, err
 	}
-	ref, err := g.resolve(ctx, route, req.Reference)
+	ref, err := g.resolve(ctx, route, req.Reference, req.Fresh)
 	if err != nil {
 		return nil, err
 	}
-	admission, err := g.admit(ctx, newNode(route, ref, g.clientFor(req.Client), g.Limits.Nodes))
+	n := newNode(route, ref, g.clientFor(req.Client), g.Limits.Nodes)
+	if req.Fresh {
+		n.since = g.Now()
+	}
+	admission, err := g.admit(ctx, n)
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,7 @@ type node struct {
 	indexes []digest.Digest
 	depth   int           // 0 for what the client asked for
 	budget  *atomic.Int64 // images that this pull may still judge
+	since   time.Time     // verdicts from before do not count; zero for a pull
 }
 
 func newNode(route *Route, ref oci.Reference, client policy.Client, budget int) node {
@@ -42,21 +43,21 @@ func (g *Gate) admit(ctx context.Context, n node) (*Admission, error) {
 		return nil, err
 	}
 	key := g.key(n)
-	if a := g.memo.get(key); a != nil && a.live(g.Now()) {
+	if a := g.memo.get(key); g.stands(a, n) {
 		if g.shouldRevalidate(a) {
 			g.revalidate(n, key)
 		}
 		return a, nil
 	}
 	a, err := g.fly(ctx, key, n.depth, func(ctx context.Context) (*Admission, error) {
-		if a := g.memo.get(key); a != nil && a.live(g.Now()) {
+		if a := g.memo.get(key); g.stands(a, n) {
 			return a, nil
 		}
 		previous, err := g.recall(ctx, n, key)
 		if err != nil {
 			return nil, err
 		}
-		if previous != nil && previous.live(g.Now()) {
+		if g.stands(previous, n) {
 			g.memo.put(previous)
 			return previous, nil
 		}
@@ -66,6 +67,11 @@ func (g *Gate) admit(ctx context.Context, n node) (*Admission, error) {
 		return nil, err
 	}
 	return a, g.link(ctx, a, "")
+}
+
+// stands says whether the verdict is still one, and as new as n wants it.
+func (g *Gate) stands(a *Admission, n node) bool {
+	return a != nil && a.live(g.Now()) && !a.Verdict.JudgedAt.Before(n.since)
 }
 
 // shouldRevalidate says whether a served image is so near the end of its

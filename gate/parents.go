@@ -130,10 +130,10 @@ func (g *Gate) admitParent(ctx context.Context, child node, c lineage.Candidate,
 			return nil, err
 		}
 	}
-	if ref, err = g.resolve(ctx, route, ref); err != nil {
+	if ref, err = g.resolve(ctx, route, ref, !child.since.IsZero()); err != nil {
 		return nil, fmt.Errorf("resolving the parent %s: %w", parentName(c), err)
 	}
-	parent := node{route: route, ref: ref, client: child.client, depth: child.depth + 1, budget: child.budget}
+	parent := node{route: route, ref: ref, client: child.client, depth: child.depth + 1, budget: child.budget, since: child.since}
 
 	src, err := g.origin(route, ref)
 	if err != nil {

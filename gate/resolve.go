@@ -23,8 +23,9 @@ type resolved struct {
 // that digest; the tag stays in the reference because signatures may name it.
 //
 // When the upstream does not answer, the digest that the tag named last is
-// taken for as long as verdicts may be stale.
-func (g *Gate) resolve(ctx context.Context, route *Route, ref oci.Reference) (oci.Reference, error) {
+// taken for as long as verdicts may be stale. fresh asks the upstream whatever
+// is remembered.
+func (g *Gate) resolve(ctx context.Context, route *Route, ref oci.Reference, fresh bool) (oci.Reference, error) {
 	if ref.Digest() != "" {
 		// As every client: a digest beside a tag is what is pulled.
 		return ref.WithoutTag(), nil
@@ -33,13 +34,13 @@ func (g *Gate) resolve(ctx context.Context, route *Route, ref oci.Reference) (oc
 		return oci.Reference{}, fmt.Errorf("%w: %s has neither tag nor digest", oci.ErrReference, ref)
 	}
 	key := ref.Name() + ":" + ref.Tag()
-	if t, ok := g.tags.Get(key); ok && g.Now().Before(t.until) {
+	if t, ok := g.tags.Get(key); ok && !fresh && g.Now().Before(t.until) {
 		return ref.WithDigest(t.digest), nil
 	}
 	result := g.resolving.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.Lifetimes.Deadline)
 		defer cancel()
-		return g.lookUp(ctx, route, ref)
+		return g.lookUp(ctx, route, ref, fresh)
 	})
 	select {
 	case r := <-result:
@@ -55,14 +56,14 @@ func (g *Gate) resolve(ctx context.Context, route *Route, ref oci.Reference) (oc
 	}
 }
 
-func (g *Gate) lookUp(ctx context.Context, route *Route, ref oci.Reference) (resolved, error) {
+func (g *Gate) lookUp(ctx context.Context, route *Route, ref oci.Reference, fresh bool) (resolved, error) {
 	last, at, err := g.Ledger.Tag(ctx, ref.Name(), ref.Tag())
 	known := err == nil
 	if err != nil && !errors.Is(err, oci.ErrNotFound) {
 		return resolved{}, fmt.Errorf("reading what %s named last: %w", ref, err)
 	}
 	now := g.Now()
-	if until := at.Add(g.Lifetimes.Tag); known && now.Before(until) && !at.After(now) {
+	if until := at.Add(g.Lifetimes.Tag); known && !fresh && now.Before(until) && !at.After(now) {
 		return resolved{last, until}, nil
 	}
 	d, err := g.ask(ctx, route, ref, known)

@@ -6,8 +6,9 @@
 // is held in memory has a bound, and a registry cannot make TrustGate send
 // credentials or requests to places of its choosing.
 //
-// The package never decides whether anything is trusted, never writes to a
-// registry, and never puts credentials, tokens or signed URLs into an error.
+// The package never decides whether anything is trusted, writes nothing to a
+// registry but the signatures and attestations that a person asks it to attach,
+// and never puts credentials, tokens or signed URLs into an error.
 //
 // # Where requests may go
 //

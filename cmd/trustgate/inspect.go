@@ -34,10 +34,11 @@ With -o json, "input" is the document that the rules saw.`,
 		Args: cobra.ExactArgs(1),
 	}
 	strict := c.Flags().Bool("strict", false, "exit with 4 when the image is annotated")
+	fresh := c.Flags().Bool("fresh", false, "judge anew, though a verdict stands")
 	c.Flags().BoolP("verbose", "v", false, "log what is done")
 	out := addOutput(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		found, err := inspect(c, args[0])
+		found, err := inspect(c, args[0], *fresh)
 		if err != nil {
 			return err
 		}
@@ -77,7 +78,8 @@ type verdict struct {
 	Stale       bool              `json:"stale,omitempty"`
 }
 
-func inspect(c *cobra.Command, image string) (found *report, err error) {
+// inspect admits an image as a pull would; fresh is for what has just changed.
+func inspect(c *cobra.Command, image string, fresh bool) (found *report, err error) {
 	ref, err := imageReference(image)
 	if err != nil {
 		return nil, &usageError{c.CommandPath(), err}
@@ -87,7 +89,7 @@ func inspect(c *cobra.Command, image string) (found *report, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	return s.inspect(c.Context(), ref)
+	return s.inspect(c.Context(), ref, fresh)
 }
 
 // imageReference reads an image as people write it.
@@ -102,8 +104,8 @@ func imageReference(image string) (oci.Reference, error) {
 	return ref, nil
 }
 
-func (s *service) inspect(ctx context.Context, ref oci.Reference) (*report, error) {
-	a, err := s.gate.Admit(ctx, gate.Request{Reference: ref})
+func (s *service) inspect(ctx context.Context, ref oci.Reference, fresh bool) (*report, error) {
+	a, err := s.gate.Admit(ctx, gate.Request{Reference: ref, Fresh: fresh})
 	if err != nil {
 		return nil, err
 	}

@@ -107,6 +107,7 @@ whether the pull is served, served with a warning, or blocked.
   trustgate demo              see it work, with images made on the spot
   trustgate serve             run the gate
   trustgate inspect IMAGE     why an image is served or blocked
+  trustgate sign IMAGE:TAG    sign an image, as one signs a git tag
 
 Exit codes: 0 served or done, 1 error, 2 wrong usage, 3 blocked, 4 annotated
 (with --strict).`,
@@ -117,7 +118,7 @@ Exit codes: 0 served or done, 1 error, 2 wrong usage, 3 blocked, 4 annotated
 	root.PersistentFlags().StringP("config", "c", "", "configuration file (default $TRUSTGATE_CONFIG, or else built-in defaults)")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{c.CommandPath(), err} })
 	root.AddCommand(
-		newServe(), newDemo(), newInspect(), newSource(), newVerdicts(), newConfig(), newVersion(),
+		newServe(), newDemo(), newInspect(), newSource(), newSign(), newVerify(), newVerdicts(), newConfig(), newVersion(),
 	)
 	misuse(root)
 	return root

@@ -88,9 +88,9 @@ func capture(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 2 {
 		ts.Fatalf("usage: capture VAR PREFIX")
 	}
-	for _, word := range strings.FieldsFunc(ts.ReadFile("stdout"), func(r rune) bool { return strings.ContainsRune(" \n\t\",:()", r) }) {
+	for _, word := range strings.FieldsFunc(ts.ReadFile("stdout"), func(r rune) bool { return strings.ContainsRune(" \n\t\",()", r) }) {
 		if strings.HasPrefix(word, args[1]) {
-			ts.Setenv(args[0], word)
+			ts.Setenv(args[0], strings.TrimSuffix(word, ":"))
 			return
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -29,6 +30,7 @@ import (
 	"github.com/trustgate/trustgate/policy"
 	"github.com/trustgate/trustgate/proxy"
 	"github.com/trustgate/trustgate/upstream"
+	"github.com/trustgate/trustgate/vsa"
 )
 
 const (
@@ -133,7 +135,13 @@ func (s *service) open(ctx context.Context) error {
 	if s.ledger, err = ledger.Open(ctx, cfg.LedgerDSN()); err != nil {
 		return fmt.Errorf("opening the ledger: %w", err)
 	}
-	if s.gate, err = gate.New(s.gateOptions(routes, trusted)); err != nil {
+	key, err := vsa.OpenKey(cfg.SummaryKey())
+	if err != nil {
+		return err
+	}
+	options := s.gateOptions(routes, trusted)
+	options.Summaries = gate.Summaries{Key: key, Verifier: cfg.Summaries.Verifier, Version: readBuildInfo().Version}
+	if s.gate, err = gate.New(options); err != nil {
 		return err
 	}
 	s.handler, err = proxy.New(proxy.Options{
@@ -186,7 +194,8 @@ func (s *service) close() error {
 	return errors.Join(failures...)
 }
 
-func (s *service) openRoute(r config.Route, t *trust) (gate.Route, error) {
+// openUpstream makes the client of a route's registry.
+func openUpstream(cfg *config.Config, r config.Route) (*upstream.Registry, error) {
 	options := upstream.Options{
 		Registry: r.Registry, URL: r.Upstream, Insecure: r.Insecure,
 		Credentials: upstream.Credentials{
@@ -194,17 +203,35 @@ func (s *service) openRoute(r config.Route, t *trust) (gate.Route, error) {
 			Username:     r.Credentials.Username, PasswordFile: string(r.Credentials.PasswordFile),
 			Anonymous: r.Credentials.Anonymous,
 		},
-		ManifestLimit: int64(s.config.Limits.Manifest),
+		ManifestLimit: int64(cfg.Limits.Manifest),
 		UserAgent:     "trustgate/" + readBuildInfo().Version,
 	}
 	if r.CA != "" {
 		ca, err := readKeyFile(string(r.CA))
 		if err != nil {
-			return gate.Route{}, fmt.Errorf("reading the CA of the route %s: %w", r.Registry, err)
+			return nil, fmt.Errorf("reading the CA of the route %s: %w", r.Registry, err)
 		}
 		options.CA = ca
 	}
-	u, err := upstream.New(options)
+	return upstream.New(options)
+}
+
+// openRepository opens the repository of ref at its registry, past the gate.
+func openRepository(cfg *config.Config, ref oci.Reference) (*upstream.Repository, error) {
+	for _, r := range cfg.Routes {
+		if r.Registry == ref.Registry() {
+			u, err := openUpstream(cfg, r)
+			if err != nil {
+				return nil, err
+			}
+			return u.Repository(ref.Repository())
+		}
+	}
+	return nil, fmt.Errorf("%s: %w; add it under routes", ref.Registry(), gate.ErrUnknownRegistry)
+}
+
+func (s *service) openRoute(r config.Route, t *trust) (gate.Route, error) {
+	u, err := openUpstream(s.config, r)
 	if err != nil {
 		return gate.Route{}, err
 	}
@@ -225,9 +252,21 @@ func (s *service) openRoute(r config.Route, t *trust) (gate.Route, error) {
 		}
 		stores = append(stores, store)
 	}
-	return gate.Route{Registry: r.Registry, Upstream: u, Collectors: []evidence.Collector{
-		sigstore.New(t.cosign), openpgp.New(t.openpgp, stores, nil), buildkit.New(),
-	}}, nil
+	// What clients hand to the gate lies beside the cache, a folder a registry.
+	folder := filepath.Join(string(s.config.Data), "signatures", r.Registry)
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return gate.Route{}, fmt.Errorf("making the folder of signatures: %w", err)
+	}
+	kept, err := openpgp.NewLookaside("file://"+folder, nil, limits)
+	if err != nil {
+		return gate.Route{}, fmt.Errorf("the route %s: %w", r.Registry, err)
+	}
+	signatures := openpgp.New(t.openpgp, append(stores, kept), nil)
+	return gate.Route{
+		Registry: r.Registry, Upstream: u,
+		Collectors: []evidence.Collector{sigstore.New(t.cosign), signatures, buildkit.New()},
+		Signatures: gate.Signatures{Collector: signatures, Kept: kept},
+	}, nil
 }
 
 func evidenceLimits(cfg *config.Config) evidence.Limits {

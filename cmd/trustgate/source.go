@@ -25,7 +25,7 @@ so, or only claimed by the image itself.`,
 	c.Flags().BoolP("verbose", "v", false, "log what is done")
 	out := addOutput(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		found, err := inspect(c, args[0])
+		found, err := inspect(c, args[0], false)
 		if err != nil {
 			return err
 		}

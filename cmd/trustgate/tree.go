@@ -79,28 +79,33 @@ func (t *tree) signatures(in *policy.Input) {
 	t.open("signatures")
 	defer t.close()
 	for _, s := range in.Signatures {
-		fits := s.ReferenceMatches == nil || *s.ReferenceMatches
-		text := t.mark(s.Verified && fits) + " " + s.Kind
-		if s.Signer != nil {
-			text += " by " + t.bold(plain(s.Signer.Name))
-		}
-		if s.Reference != "" {
-			text += " for " + plain(s.Reference)
-		}
-		if s.Verified && !fits {
-			text += t.red(", which is another image")
-		}
-		if s.SignedAt != nil {
-			text += t.faint(", " + s.SignedAt.Local().Format(time.DateOnly))
-		}
-		if s.Error != "" {
-			text += ": " + t.red(plain(s.Error))
-		}
-		if s.Inherited {
-			text += t.faint(" [over its index]")
-		}
-		t.leaf(text + t.faint(" "+plain(s.Location)))
+		t.leaf(t.signature(s))
 	}
+}
+
+// signature says who made it for what, or why it does not count, and where it is.
+func (p palette) signature(s policy.Signature) string {
+	fits := s.ReferenceMatches == nil || *s.ReferenceMatches
+	text := p.mark(s.Verified && fits) + " " + s.Kind
+	if s.Signer != nil {
+		text += " by " + p.bold(plain(s.Signer.Name))
+	}
+	if s.Reference != "" {
+		text += " for " + plain(s.Reference)
+	}
+	if s.Verified && !fits {
+		text += p.red(", which is another image")
+	}
+	if s.SignedAt != nil {
+		text += p.faint(", " + s.SignedAt.Local().Format(time.DateOnly))
+	}
+	if s.Error != "" {
+		text += ": " + p.red(plain(s.Error))
+	}
+	if s.Inherited {
+		text += p.faint(" [over its index]")
+	}
+	return text + p.faint(" "+plain(s.Location))
 }
 
 func (t *tree) build(b *policy.Build) {

@@ -1,7 +1,9 @@
 package openpgp
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -79,7 +81,7 @@ func (l *Lookaside) Signatures(ctx context.Context, repository oci.Reference, d 
 	}
 	var found []Found
 	for i := 1; ; i++ {
-		name := fmt.Sprintf("%s@%s=%s/signature-%d", repository.Repository(), d.Algorithm(), d.Encoded(), i)
+		name := folderOf(repository, d) + fmt.Sprintf("/signature-%d", i)
 		raw, err := read(ctx, name)
 		if errors.Is(err, oci.ErrNotFound) {
 			return found, nil
@@ -92,6 +94,62 @@ func (l *Lookaside) Signatures(ctx context.Context, repository oci.Reference, d 
 		}
 		found = append(found, Found{Location: l.at(name).Redacted(), Raw: raw})
 	}
+}
+
+func folderOf(repository oci.Reference, d digest.Digest) string {
+	return fmt.Sprintf("%s@%s=%s", repository.Repository(), d.Algorithm(), d.Encoded())
+}
+
+// Add writes a signature into the folder, under the first number that is free,
+// as skopeo and podman do. One that is there already is not written again. A
+// lookaside on a web server cannot be added to.
+func (l *Lookaside) Add(repository oci.Reference, d digest.Digest, signature []byte) error {
+	if l.base.Scheme != "file" {
+		return fmt.Errorf("adding a signature to %s: it is not a folder; write to the folder that it serves", l.base.Redacted())
+	}
+	if _, err := oci.ParseDigest(d.String()); err != nil {
+		return err
+	}
+	if int64(len(signature)) > l.limits.Attestation {
+		return fmt.Errorf("the signature has more bytes than limits.attestation (%d)", l.limits.Attestation)
+	}
+	if err := os.MkdirAll(l.base.Path, 0o755); err != nil {
+		return fmt.Errorf("adding a signature to %s: %w", l.base.Redacted(), err)
+	}
+	root, err := os.OpenRoot(l.base.Path)
+	if err != nil {
+		return fmt.Errorf("adding a signature to %s: %w", l.base.Redacted(), err)
+	}
+	defer root.Close()
+	folder := folderOf(repository, d)
+	if err := root.MkdirAll(folder, 0o755); err != nil {
+		return fmt.Errorf("adding a signature to %s: %w", l.base.Redacted(), err)
+	}
+	for i := 1; i <= l.limits.Signatures; i++ {
+		name := fmt.Sprintf("%s/signature-%d", folder, i)
+		err := writeNew(root, folder, name, signature)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("adding a signature to %s: %w", l.base.Redacted(), err)
+		}
+		if present, err := l.open(root, name); err == nil && bytes.Equal(present, signature) {
+			return nil
+		}
+	}
+	return fmt.Errorf("the lookaside %s has %d signatures of %s already, as many as limits.signatures allows", l.base.Redacted(), l.limits.Signatures, d)
+}
+
+// writeNew makes a file that is whole from the moment that it has its name, or
+// fails with fs.ErrExist.
+func writeNew(root *os.Root, folder, name string, content []byte) error {
+	temporary := fmt.Sprintf("%s/.new-%s", folder, rand.Text())
+	if err := root.WriteFile(temporary, content, 0o644); err != nil {
+		return err
+	}
+	defer root.Remove(temporary)
+	return root.Link(temporary, name)
 }
 
 func (l *Lookaside) at(name string) *url.URL {

@@ -1,8 +1,8 @@
 // Package openpgp finds and verifies the OpenPGP signatures of container
 // images that podman, skopeo and CRI-O know as simple signing.
 //
-// It looks in lookaside stores, in the registry's signatures extension and
-// among the referrers. Nothing that it finds is verified but by a key of a
+// It looks in lookaside stores, in the registry's signatures extension, among
+// the referrers, and under the tag where cosign puts signatures. Nothing that it finds is verified but by a key of a
 // signer that the configuration names, and it never looks for keys anywhere
 // else: there is no web of trust and no key server.
 //
@@ -62,6 +62,31 @@ func (c *Collector) Name() string { return evidence.KindOpenPGP }
 
 // Collect implements evidence.Collector.
 func (c *Collector) Collect(ctx context.Context, subject evidence.Subject) evidence.Findings {
+	found, findings := c.find(ctx, subject)
+	now := c.clock()
+	for _, f := range found {
+		s := Verify(f.Raw, subject.Manifest.Digest, c.signers, now)
+		s.Location = f.Location
+		findings.Signatures = append(findings.Signatures, s)
+	}
+	return findings
+}
+
+// Find returns the signatures as they are stored, wherever that is, and what
+// could not be had. Nothing about them has been checked.
+func (c *Collector) Find(ctx context.Context, subject evidence.Subject) ([]Found, []evidence.Problem) {
+	found, findings := c.find(ctx, subject)
+	return found, findings.Problems
+}
+
+// Verify checks one signature of d by the collector's signers.
+func (c *Collector) Verify(raw []byte, d digest.Digest) evidence.Signature {
+	return Verify(raw, d, c.signers, c.clock())
+}
+
+// find looks everywhere at once. The findings hold what is there and could not
+// be read.
+func (c *Collector) find(ctx context.Context, subject evidence.Subject) ([]Found, evidence.Findings) {
 	var findings evidence.Findings
 	problem := func(err error) {
 		findings.Problems = append(findings.Problems, evidence.NewProblem(c.Name(), err))
@@ -82,6 +107,7 @@ func (c *Collector) Collect(ctx context.Context, subject evidence.Subject) evide
 	}
 	items, problems := attached.Find(ctx, subject, attached.Query{
 		Collector: c.Name(),
+		Tags:      attached.Tags(subject.Manifest.Digest, ".sig"),
 		Artifact:  func(t string) bool { return t == MediaType },
 		Layer:     func(t string) bool { return t == MediaType },
 	})
@@ -121,11 +147,5 @@ func (c *Collector) Collect(ctx context.Context, subject evidence.Subject) evide
 		problem(fmt.Errorf("%s has %d OpenPGP signatures, more than limits.signatures (%d)", subject.Manifest.Digest, len(found), n))
 		found = found[:n]
 	}
-	now := c.clock()
-	for _, f := range found {
-		s := Verify(f.Raw, subject.Manifest.Digest, c.signers, now)
-		s.Location = f.Location
-		findings.Signatures = append(findings.Signatures, s)
-	}
-	return findings
+	return found, findings
 }

@@ -313,7 +313,8 @@ func TestCollectLimits(t *testing.T) {
 	// The referrers' registry going away is a problem, not an absence.
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if found := openpgp.New(nil, nil, time.Now).Collect(ctx, registry.Subject(m)); len(found.Problems) != 1 || !found.Problems[0].Temporary {
+	found = openpgp.New(nil, nil, time.Now).Collect(ctx, registry.Subject(m))
+	if len(found.Problems) != 2 || !found.Problems[0].Temporary || !found.Problems[1].Temporary { // the tag and the referrers
 		t.Errorf("problems: %+v", found.Problems)
 	}
 }

@@ -16,19 +16,20 @@ import (
 // Config is the whole configuration. Paths in it are absolute once it is
 // loaded.
 type Config struct {
-	Listen    string   `yaml:"listen"`
-	TLS       *TLS     `yaml:"tls"`
-	Admin     string   `yaml:"admin"`
-	Data      Path     `yaml:"data"`
-	Routes    []Route  `yaml:"routes"`
-	Platforms []string `yaml:"platforms"`
-	Trust     Trust    `yaml:"trust"`
-	Policy    Policy   `yaml:"policy"`
-	Verdicts  Verdicts `yaml:"verdicts"`
-	Cache     Cache    `yaml:"cache"`
-	Ledger    Ledger   `yaml:"ledger"`
-	Limits    Limits   `yaml:"limits"`
-	Log       Log      `yaml:"log"`
+	Listen    string    `yaml:"listen"`
+	TLS       *TLS      `yaml:"tls"`
+	Admin     string    `yaml:"admin"`
+	Data      Path      `yaml:"data"`
+	Routes    []Route   `yaml:"routes"`
+	Platforms []string  `yaml:"platforms"`
+	Trust     Trust     `yaml:"trust"`
+	Policy    Policy    `yaml:"policy"`
+	Verdicts  Verdicts  `yaml:"verdicts"`
+	Cache     Cache     `yaml:"cache"`
+	Ledger    Ledger    `yaml:"ledger"`
+	Summaries Summaries `yaml:"summaries"`
+	Limits    Limits    `yaml:"limits"`
+	Log       Log       `yaml:"log"`
 
 	// Warnings are things that work and that a person should know of.
 	Warnings []string `yaml:"-"`
@@ -169,6 +170,13 @@ type Ledger struct {
 	DSN string `yaml:"dsn"`
 }
 
+// Summaries says how verdicts are signed for verifiers that do not know the
+// gate.
+type Summaries struct {
+	Key      Path   `yaml:"key"`      // "" is a key in the data folder, made at the first start
+	Verifier string `yaml:"verifier"` // a URI
+}
+
 // Limits bounds what strangers can make the gate do.
 type Limits struct {
 	Manifest    Size `yaml:"manifest"`
@@ -197,9 +205,10 @@ func Default() *Config {
 			Serve: Duration(10 * time.Minute), Block: Duration(30 * time.Second), Tag: Duration(30 * time.Second),
 			Stale: Duration(24 * time.Hour), Deadline: Duration(30 * time.Second), Depth: 16,
 		},
-		Cache:  Cache{MaxSize: 50 << 30},
-		Limits: Limits{Manifest: 4 << 20, Attestation: 16 << 20, Signatures: 64, Referrers: 256, Connections: 4096},
-		Log:    Log{Level: "info", Format: "auto"},
+		Cache:     Cache{MaxSize: 50 << 30},
+		Summaries: Summaries{Verifier: "https://github.com/trustgate/trustgate"},
+		Limits:    Limits{Manifest: 4 << 20, Attestation: 16 << 20, Signatures: 64, Referrers: 256, Connections: 4096},
+		Log:       Log{Level: "info", Format: "auto"},
 	}
 	for _, r := range []struct{ registry, upstream string }{
 		{"docker.io", "https://registry-1.docker.io"},
@@ -250,6 +259,14 @@ func (c *Config) CacheDriver() (name string, parameters map[string]any) {
 
 // Spool is where content lies until it is verified.
 func (c *Config) Spool() string { return filepath.Join(string(c.Data), "spool") }
+
+// SummaryKey is the key that verdicts are signed with.
+func (c *Config) SummaryKey() string {
+	if c.Summaries.Key != "" {
+		return string(c.Summaries.Key)
+	}
+	return filepath.Join(string(c.Data), "verdicts.key")
+}
 
 // LedgerDSN names the ledger.
 func (c *Config) LedgerDSN() string {

@@ -40,6 +40,21 @@ type Query struct {
 	Layer func(mediaType string) bool
 }
 
+// Tags are where cosign puts what it attaches to d: a name for each suffix. The
+// names of other digests than sha256 are longer than a tag may be.
+//
+// https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md
+func Tags(d digest.Digest, suffixes ...string) []string {
+	if d.Algorithm() != digest.SHA256 {
+		return nil
+	}
+	tags := make([]string, len(suffixes))
+	for i, suffix := range suffixes {
+		tags[i] = "sha256-" + d.Encoded() + suffix
+	}
+	return tags
+}
+
 // Item is one blob that was found. Err says why its bytes are not there when
 // asking again would not help.
 type Item struct {

@@ -1,0 +1,148 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/trustgate/trustgate/ledger"
+	"github.com/trustgate/trustgate/oci"
+	"github.com/trustgate/trustgate/policy"
+	"github.com/trustgate/trustgate/vsa"
+)
+
+// Summaries is how the gate's verdicts are signed, for verifiers that do not
+// know the gate. Without a key none are.
+type Summaries struct {
+	Key      *vsa.Key
+	Verifier string // who judges, as a URI
+	Version  string
+}
+
+// summaries lists a signed summary of each verdict that stands on the manifest,
+// one for every tag under which it was judged. They are made when somebody asks
+// for them, and are the same whenever that is.
+//
+// Where the rules look at the client there are none: a summary would carry one
+// client's verdict to another.
+func (g *Gate) summaries(ctx context.Context, repository oci.Reference, d digest.Digest) ([]oci.Descriptor, error) {
+	if g.Summaries.Key == nil || len(g.Judge.RequestFields()) > 0 {
+		return nil, nil
+	}
+	recorded, err := g.Ledger.Served(ctx, repository.Name(), d)
+	if err != nil {
+		return nil, fmt.Errorf("looking up the verdicts on %s: %w", d, err)
+	}
+	var list []oci.Descriptor
+	var told []string // tags; the newest judgement of each comes first
+	for _, j := range recorded {
+		if !g.inForce(j) || !g.Now().Before(j.ExpiresAt) || slices.Contains(told, j.Tag) {
+			continue
+		}
+		told = append(told, j.Tag)
+		described, err := g.summarize(ctx, repository, j)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, described)
+	}
+	return list, nil
+}
+
+// inForce says whether the judgement was made under today's rules and trust.
+func (g *Gate) inForce(j ledger.Judgement) bool {
+	return j.PolicyRevision == g.Judge.Revision() && j.TrustRevision == g.Trust.Revision
+}
+
+func (g *Gate) summarize(ctx context.Context, repository oci.Reference, j ledger.Judgement) (oci.Descriptor, error) {
+	if described, ok := g.summarized.Get(j.ID); ok {
+		return described, nil
+	}
+	fail := func(err error) (oci.Descriptor, error) {
+		return oci.Descriptor{}, fmt.Errorf("summarizing decision %s: %w", j.ID, err)
+	}
+	raw, err := g.Cache.Bytes(ctx, j.Digest, manifestLimit)
+	if err != nil {
+		return fail(err)
+	}
+	subject, err := oci.ParseManifest(raw, "", j.Digest)
+	if err != nil {
+		return fail(err)
+	}
+	ref := repository.WithDigest(j.Digest)
+	if j.Tag != "" {
+		if ref, err = repository.WithTag(j.Tag); err != nil {
+			return fail(err)
+		}
+		ref = ref.WithDigest(j.Digest)
+	}
+	a, err := restore(j, node{ref: ref}, subject)
+	if err != nil {
+		return fail(err)
+	}
+	artifact, err := g.Summaries.Key.Attest(ctx, g.summaryOf(a))
+	if err != nil {
+		return fail(err)
+	}
+	for d, content := range map[digest.Digest][]byte{
+		artifact.Manifest.Config.Digest:    artifact.Config,
+		artifact.Manifest.Layers[0].Digest: artifact.Bundle,
+		artifact.Manifest.Digest:           artifact.Manifest.Raw,
+	} {
+		if err := g.Cache.PutBytes(ctx, d, content); err != nil {
+			return fail(err)
+		}
+	}
+	described := artifact.Manifest.Descriptor()
+	g.summarized.Add(j.ID, described)
+	return described, nil
+}
+
+func (g *Gate) summaryOf(a *Admission) vsa.Summary {
+	s := vsa.Summary{
+		Subject: a.Manifest.Descriptor(), Resource: a.Reference.String(),
+		Verifier: g.Summaries.Verifier, Version: g.Summaries.Version,
+		Time: a.Verdict.JudgedAt, Decision: a.Verdict.ID, Input: a.Verdict.Input,
+		Passed: policy.Stricter(a.Verdict.BeforeMode, a.Verdict.Action) != policy.Block, Level: buildLevel(a.Build),
+	}
+	// The revision is that of the rules, as a digest.
+	if revision, err := oci.ParseDigest(g.Judge.Revision()); err == nil {
+		s.Policy = revision
+	}
+	for _, p := range a.Parents {
+		if s.Parents == nil {
+			s.Parents = map[string]int{}
+		}
+		s.Parents[buildLevel(p.Build)]++
+	}
+	return s
+}
+
+// buildLevel is what the evidence shows of the build. Level 3 is a property of
+// the builder that no provenance proves, so it is never claimed.
+func buildLevel(b *policy.Build) string {
+	switch {
+	case b == nil || !b.Verified:
+		return vsa.Level0
+	case !b.Trusted:
+		return vsa.Level1
+	}
+	return vsa.Level2
+}
+
+// withSummaries adds the gate's own referrers to the upstream's.
+func (g *Gate) withSummaries(ctx context.Context, repository oci.Reference, d digest.Digest, artifactType string, list []oci.Descriptor) ([]oci.Descriptor, error) {
+	own, err := g.summaries(ctx, repository, d)
+	if err != nil && !errors.Is(err, oci.ErrNotFound) {
+		return nil, err
+	}
+	for _, s := range own {
+		if artifactType == "" || s.ArtifactType == artifactType {
+			list = append(list, s)
+		}
+	}
+	return list, nil
+}
