@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 )
@@ -15,9 +16,9 @@ var (
 	interesting = regexp.MustCompile(`(?i)error|warn|denied|forbidden|fatal|blocked|trustgate`)
 )
 
-// shown is what of a client's output a person would call the result: the lines
-// that warn or complain, or that there are none, with the addresses and digests
-// of this run made readable.
+// shown is what of a client's output a person would call the result: the first
+// lines that warn or complain, or that there are none, with the addresses and
+// digests of this run made readable.
 func shown(g *gate, seen outcome, of image) string {
 	out := colours.ReplaceAllString(seen.output, "")
 	out = strings.NewReplacer(g.addr, "gate:5000", of.registry.addr, of.registry.host).Replace(out)
@@ -33,13 +34,29 @@ func shown(g *gate, seen outcome, of image) string {
 			lines = append(lines, line)
 		}
 	}
+	if n := len(lines); n > 2 {
+		lines = append(lines[:2], fmt.Sprintf("(and %d more lines)", n-2))
+	}
 	if len(lines) > 0 {
+		for i := range lines {
+			lines[i] = brief(lines[i])
+		}
 		return strings.Join(lines, "\n")
 	}
 	if seen.err == nil {
 		return "pulled, nothing more"
 	}
 	return strings.TrimSpace(out)
+}
+
+// longest is as much of a line as a table has room for, in bytes.
+const longest = 240
+
+func brief(line string) string {
+	if len(line) <= longest {
+		return line
+	}
+	return strings.ToValidUTF8(line[:longest], "") + " […]"
 }
 
 // table is the rows in Markdown.
