@@ -51,6 +51,7 @@ type Detail struct {
 	Root     bool            `json:"root,omitempty"`
 	Platform string          `json:"platform,omitempty"`
 	DiffIDs  []digest.Digest `json:"diff_ids,omitempty"`
+	Below    int             `json:"below,omitempty"` // layers of the final stage's parent
 	Index    digest.Digest   `json:"index,omitempty"`
 	Build    *policy.Build   `json:"build,omitempty"`
 	Source   *policy.Source  `json:"source,omitempty"`

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/trustgate/trustgate/evidence"
+	"github.com/trustgate/trustgate/evidence/gittag"
 	"github.com/trustgate/trustgate/evidence/provenance"
 	"github.com/trustgate/trustgate/evidence/source"
 	"github.com/trustgate/trustgate/oci"
@@ -23,9 +25,15 @@ type facts struct {
 	index    *oci.Manifest    // nil when no index lists the image
 	findings evidence.Findings
 	build    *provenance.Build
-	source   source.Source
-	root     bool
-	parents  []policy.Parent
+
+	reproduced provenance.Reproduced
+	source     source.Source
+	root       bool
+	parents    []policy.Parent
+	below      int // layers that are the final stage's parent's
+	tagged     *gittag.Result
+	untagged   string // why nobody could say
+	packages   *policy.Packages
 
 	parentFailed bool      // a parent's upstream did not answer
 	truncated    bool      // the tree of parents was cut off
@@ -49,7 +57,8 @@ func (g *Gate) gatherFacts(ctx context.Context, n node, src *origin, m *oci.Mani
 		}
 		f.index = index
 	}
-	if err := f.readConfig(ctx, src, g.Limits.Config); err != nil {
+	err := f.readConfig(ctx, src, g.Limits.Config)
+	if err != nil {
 		problem("config", err)
 	}
 
@@ -75,13 +84,41 @@ func (g *Gate) gatherFacts(ctx context.Context, n node, src *origin, m *oci.Mani
 
 	build, problems := provenance.Choose(f.findings.Attestations, g.Trust.Builders)
 	f.build = build
+	f.reproduced = provenance.CountReproductions(build, f.findings.Attestations, g.Trust.Builders)
 	f.findings.Problems = append(f.findings.Problems, problems...)
 	f.source = source.Find(build, f.labels(), g.Trust.Sources, f.annotations()...)
 	f.root = g.isRoot(n, f)
+	var tags sync.WaitGroup
+	tags.Go(func() { g.findTag(ctx, f) })
 	if m.Kind == oci.KindImage && !f.root {
 		g.followParents(ctx, n, f)
 	}
+	tags.Wait()
+	if f.packages, err = g.packagesOf(ctx, f); err != nil {
+		problem("packages", err)
+	}
 	return f
+}
+
+// findTag asks the source's host who released the revision. What it cannot say
+// is missing from the source and no error of the image's: rules that want a
+// signed tag do not find one.
+func (g *Gate) findTag(ctx context.Context, f *facts) {
+	if g.Tags == nil || !f.source.Verified || f.source.Revision == "" {
+		return
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			f.untagged = fmt.Sprintf("the look-up failed: %v", p)
+			g.Log.Error("looking for a git tag panicked", panicFields(p)...)
+		}
+	}()
+	found, err := g.Tags.Find(ctx, f.source.Repository, f.source.Revision, f.source.Ref)
+	if err != nil {
+		f.untagged = err.Error()
+		return
+	}
+	f.tagged = &found
 }
 
 func (f *facts) inherit(of evidence.Findings) {
@@ -176,7 +213,7 @@ func (f *facts) upstreamFailed() bool {
 
 // detail is what stays with the admission.
 func (f *facts) detail() Detail {
-	d := Detail{Root: f.root, DiffIDs: f.diffIDs(), Parents: f.parents}
+	d := Detail{Root: f.root, DiffIDs: f.diffIDs(), Below: f.below, Parents: f.parents}
 	if f.config != nil {
 		d.Platform = oci.FormatPlatform(&f.config.Platform)
 	}
@@ -189,7 +226,7 @@ func (f *facts) detail() Detail {
 		d.Build = &build
 	}
 	if f.source.Repository != "" || f.source.Revision != "" {
-		found := inputSource(f.source)
+		found := f.inputSource()
 		found.Dockerfile = nil
 		d.Source = &found
 	}
@@ -204,12 +241,16 @@ func (f *facts) input(n node) *policy.Input {
 		Signatures:   []policy.Signature{},
 		Attestations: []policy.Attestation{},
 		Build:        policy.Build{Materials: []policy.Material{}, Reproduced: policy.Reproduced{By: []string{}}},
-		Source:       inputSource(f.source),
+		Source:       f.inputSource(),
 		Parents:      f.parents,
+		Packages:     f.packages,
 		Errors:       []policy.Problem{},
 	}
 	if f.build != nil {
 		input.Build = inputBuild(f.build)
+	}
+	input.Build.Reproduced = policy.Reproduced{
+		By: append([]string{}, f.reproduced.By...), Agree: len(f.reproduced.By), Disagree: len(f.reproduced.Disagree),
 	}
 	if input.Parents == nil {
 		input.Parents = []policy.Parent{}
@@ -291,13 +332,23 @@ func inputBuild(b *provenance.Build) policy.Build {
 	return build
 }
 
-func inputSource(s source.Source) policy.Source {
+func (f *facts) inputSource() policy.Source {
+	s := f.source
 	found := policy.Source{
 		Verified: s.Verified, Trusted: s.Trusted, Repository: s.Repository, Revision: s.Revision,
 		Ref: s.Ref, Via: s.Via, URL: s.URL,
 	}
 	if s.Dockerfile != nil {
 		found.Dockerfile = &policy.Dockerfile{Path: s.Dockerfile.Path, Content: s.Dockerfile.Content}
+	}
+	switch {
+	case f.tagged != nil:
+		t, c := f.tagged.Tag, f.tagged.Commit
+		found.Tag = &policy.SourceTag{Name: t.Name, Verified: t.By.Verified(), Signer: inputSigner(t.By), SignedAt: instant(t.SignedAt), Error: t.Err}
+		found.Commit = &policy.SourceCommit{Verified: c.By.Verified(), Signer: inputSigner(c.By), Error: c.Err}
+	case f.untagged != "":
+		found.Tag = &policy.SourceTag{Error: f.untagged}
+		found.Commit = &policy.SourceCommit{Error: f.untagged}
 	}
 	return found
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/trustgate/trustgate/cache"
 	"github.com/trustgate/trustgate/evidence"
+	"github.com/trustgate/trustgate/evidence/gittag"
 	"github.com/trustgate/trustgate/evidence/provenance"
 	"github.com/trustgate/trustgate/ledger"
 	"github.com/trustgate/trustgate/oci"
@@ -40,6 +41,11 @@ type Judge interface {
 	Revision() string
 	// RequestFields names the members of input.request that decisions depend on.
 	RequestFields() []string
+}
+
+// TagFinder says who signed a git tag at a revision, and the revision itself.
+type TagFinder interface {
+	Find(ctx context.Context, repository, revision, ref string) (gittag.Result, error)
 }
 
 // Route is one registry that the gate stands in front of.
@@ -93,6 +99,8 @@ type Options struct {
 	Ledger    *ledger.Ledger
 	Platforms []oci.Platform // judged at once when an index is pulled
 	Summaries Summaries
+	Tags      TagFinder // nil asks nobody for git tags
+	Packages  Packages
 	Lifetimes Lifetimes
 	Limits    Limits
 	Log       *zap.Logger
@@ -120,6 +128,11 @@ type Gate struct {
 	work       sync.WaitGroup
 
 	revalidating chan struct{} // a slot for each judgement in the background
+	examining    struct {
+		sync.Mutex
+		waiting map[digest.Digest]bool
+		slots   chan struct{}
+	}
 }
 
 // New makes a gate of its parts.
@@ -146,6 +159,7 @@ func New(options Options) (*Gate, error) {
 	g.linked, _ = lru.New[string, digest.Digest](memoEntries)
 	g.summarized, _ = lru.New[string, oci.Descriptor](memoEntries)
 	g.revalidating = make(chan struct{}, 4)
+	g.examining.waiting, g.examining.slots = map[digest.Digest]bool{}, make(chan struct{}, examiners)
 	g.background, g.stop = context.WithCancel(context.Background())
 	g.flights.init()
 	return g, nil

@@ -163,6 +163,7 @@ type examined struct {
 	input          *policy.Input
 	upstreamFailed bool
 	evidenceOnly   bool      // an index of nothing but evidence
+	pending        bool      // its packages have not been examined
 	notAfter       time.Time // verdicts that this one rests on end then
 }
 
@@ -199,6 +200,7 @@ func (a *Admission) serveAsEvidence(now time.Time, life time.Duration) {
 func (g *Gate) examineImage(ctx context.Context, n node, src *origin, a *examined) error {
 	f := g.gatherFacts(ctx, n, src, a.Manifest)
 	a.input = f.input(n)
+	a.pending = f.packages != nil && f.packages.State == "pending"
 	a.upstreamFailed = f.upstreamFailed()
 	a.truncated, a.notAfter = f.truncated, f.notAfter
 	a.Detail = f.detail()
@@ -262,6 +264,9 @@ func (g *Gate) remember(ctx context.Context, n node, a *examined, started time.T
 	}
 	g.memo.put(a.Admission)
 	g.logDecision(a.Admission)
+	if a.pending {
+		g.examineLater(n, a.Admission)
+	}
 	return a.Admission, nil
 }
 

@@ -76,6 +76,7 @@ func (f *facts) addEdge(n node, e lineage.Edge, a *Admission, err error) {
 		parent.Verdict = &policy.ParentVerdict{Action: a.Verdict.BeforeMode, Reasons: a.Verdict.Reasons}
 		parent.Build, parent.Source = a.Build, a.Source
 		f.truncated = f.truncated || a.truncated
+		f.below = max(f.below, below(parent, a.DiffIDs))
 		if f.notAfter.IsZero() || a.Verdict.ExpiresAt.Before(f.notAfter) {
 			f.notAfter = a.Verdict.ExpiresAt
 		}

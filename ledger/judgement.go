@@ -186,16 +186,20 @@ func (l *Ledger) Input(ctx context.Context, id string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the input of %s: %w", id, err)
 	}
-	unpack, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxInput))
-	if err != nil {
-		return nil, err
-	}
-	defer unpack.Close()
-	raw, err := unpack.DecodeAll(packed, nil)
+	raw, err := unpack(packed)
 	if err != nil {
 		return nil, fmt.Errorf("unpacking the input of %s: %w", id, err)
 	}
 	return raw, nil
+}
+
+func unpack(packed []byte) ([]byte, error) {
+	reader, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxInput))
+	if err != nil {
+		return nil, err
+	}
+	defer reader.Close()
+	return reader.DecodeAll(packed, nil)
 }
 
 // Prune removes judgements made before the given time, and what only they

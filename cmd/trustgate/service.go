@@ -264,7 +264,7 @@ func (s *service) openRoute(r config.Route, t *trust) (gate.Route, error) {
 	signatures := openpgp.New(t.openpgp, append(stores, kept), nil)
 	return gate.Route{
 		Registry: r.Registry, Upstream: u,
-		Collectors: []evidence.Collector{sigstore.New(t.cosign), signatures, buildkit.New()},
+		Collectors: []evidence.Collector{sigstore.New(t.sigstore), notation.New(t.notation), signatures, buildkit.New()},
 		Signatures: gate.Signatures{Collector: signatures, Kept: kept},
 	}, nil
 }
@@ -281,68 +281,6 @@ func proxyRoutes(cfg *config.Config) []proxy.Route {
 		routes = append(routes, proxy.Route{Registry: r.Registry, Hosts: r.Hosts, Default: r.Default})
 	}
 	return routes
-}
-
-// trust is the trust section with its keys loaded.
-type trust struct {
-	openpgp  []openpgp.Signer
-	cosign   []sigstore.Signer
-	builders []provenance.Builder
-	roots    []gate.Root
-	revision string
-}
-
-// readTrust loads every key. The revision covers the section, the content of
-// the keys, where evidence is looked for, and the program that verifies it.
-func readTrust(cfg *config.Config) (*trust, error) {
-	t := &trust{}
-	revision := sha256.New()
-	e := json.NewEncoder(revision)
-	build := readBuildInfo()
-	written := []any{build.Version, build.Revision, cfg.Trust}
-	for _, r := range cfg.Routes {
-		written = append(written, r.Registry, r.Lookaside)
-	}
-	for _, s := range cfg.Trust.Signers {
-		var path string
-		switch {
-		case s.OpenPGP != nil:
-			path = string(s.OpenPGP.Keyring)
-		case s.Cosign != nil:
-			path = string(s.Cosign.Key)
-		default:
-			return nil, fmt.Errorf("the signer %q: this version verifies openpgp and cosign keys only", s.Name)
-		}
-		raw, err := readKeyFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("reading the key of the signer %q: %w", s.Name, err)
-		}
-		written = append(written, raw)
-		if s.OpenPGP != nil {
-			signer, err := openpgp.LoadSigner(s.Name, raw)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", path, err)
-			}
-			t.openpgp = append(t.openpgp, signer)
-			continue
-		}
-		signer, err := sigstore.LoadKey(s.Name, raw)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
-		}
-		t.cosign = append(t.cosign, signer)
-	}
-	for _, b := range cfg.Trust.Builders {
-		t.builders = append(t.builders, provenance.Builder{ID: b.ID, Signers: b.Signers})
-	}
-	for _, r := range cfg.Trust.Roots {
-		t.roots = append(t.roots, gate.Root{Digest: digest.Digest(r.Digest), Repository: r.Repository, Signers: r.Signers})
-	}
-	if err := e.Encode(written); err != nil {
-		return nil, fmt.Errorf("hashing the trust configuration: %w", err)
-	}
-	t.revision = fmt.Sprintf("%x", revision.Sum(nil)[:16])
-	return t, nil
 }
 
 func readKeyFile(path string) ([]byte, error) {

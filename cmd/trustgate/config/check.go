@@ -22,8 +22,6 @@ var later = []struct {
 	what string
 	used func(*Config) []string // paths
 }{
-	{"keyless signers", signersOf(func(s Signer) bool { return s.Keyless != nil }, "keyless")},
-	{"notation signers", signersOf(func(s Signer) bool { return s.Notation != nil }, "notation")},
 	{"pushing through the gate", func(c *Config) []string {
 		var paths []string
 		for i, r := range c.Routes {
@@ -39,18 +37,6 @@ var later = []struct {
 		}
 		return nil
 	}},
-}
-
-func signersOf(is func(Signer) bool, key string) func(*Config) []string {
-	return func(c *Config) []string {
-		var paths []string
-		for i, s := range c.Trust.Signers {
-			if is(s) {
-				paths = append(paths, fmt.Sprintf("trust.signers[%d].%s", i, key))
-			}
-		}
-		return paths
-	}
 }
 
 // Collections are the shipped sets of rules.
@@ -263,24 +249,11 @@ func (k checker) trust() {
 			k.wrong(path+".name", "there are two signers %q", s.Name)
 		}
 		names = append(names, s.Name)
-		kinds := 0
-		if s.OpenPGP != nil {
-			kinds++
-			k.readable(path+".openpgp.keyring", s.OpenPGP.Keyring, true)
-		}
-		if s.Cosign != nil {
-			kinds++
-			k.readable(path+".cosign.key", s.Cosign.Key, true)
-		}
-		if s.Keyless != nil {
-			kinds++
-		}
-		if s.Notation != nil {
-			kinds++
-		}
-		if kinds != 1 {
-			k.wrong(path, "a signer has exactly one of openpgp, cosign, keyless and notation")
-		}
+		k.signer(path, s)
+	}
+	k.globs("trust.git.hosts", t.Git.Hosts)
+	if t.Git.CA != "" {
+		k.readable("trust.git.ca", t.Git.CA, true)
 	}
 	known := func(path string, signers []string) {
 		if len(signers) == 0 {
@@ -320,6 +293,49 @@ func (k checker) trust() {
 			}
 			known(path+".signers", root.Signers)
 		}
+	}
+}
+
+// signer checks that there is one kind of key and that its files are there;
+// what is in them is for those who load it.
+func (k checker) signer(path string, s Signer) {
+	kinds := 0
+	file := func(key string, p Path, needed bool) {
+		if needed || p != "" {
+			k.readable(path+"."+key, p, true)
+		}
+	}
+	if s.OpenPGP != nil {
+		kinds++
+		file("openpgp.keyring", s.OpenPGP.Keyring, true)
+	}
+	if s.Cosign != nil {
+		kinds++
+		file("cosign.key", s.Cosign.Key, true)
+	}
+	if s.Keyless != nil {
+		kinds++
+		file("keyless.root", s.Keyless.Root, true)
+	}
+	if s.Certificate != nil {
+		kinds++
+		file("certificate.ca", s.Certificate.CA, true)
+		file("certificate.root", s.Certificate.Root, false)
+	}
+	if s.Notation != nil {
+		kinds++
+		file("notation.ca", s.Notation.CA, true)
+		file("notation.tsa", s.Notation.TSA, false)
+		if r := s.Notation.Revocation; r != "" {
+			k.oneOf(path+".notation.revocation", r, "soft-fail", "enforce", "skip")
+		}
+	}
+	if s.SSH != nil {
+		kinds++
+		file("ssh.keys", s.SSH.Keys, true)
+	}
+	if kinds != 1 {
+		k.wrong(path, "a signer has exactly one of openpgp, cosign, keyless, certificate, notation and ssh")
 	}
 }
 

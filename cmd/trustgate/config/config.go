@@ -28,6 +28,7 @@ type Config struct {
 	Cache     Cache     `yaml:"cache"`
 	Ledger    Ledger    `yaml:"ledger"`
 	Summaries Summaries `yaml:"summaries"`
+	Packages  Packages  `yaml:"packages"`
 	Limits    Limits    `yaml:"limits"`
 	Log       Log       `yaml:"log"`
 
@@ -82,15 +83,29 @@ type Trust struct {
 	Builders []Builder `yaml:"builders"`
 	Sources  []string  `yaml:"sources"`
 	Roots    []Root    `yaml:"roots"`
+	Git      Git       `yaml:"git"`
+}
+
+// Git says which git hosts are asked for the signed tag of a revision. Without
+// hosts nobody is.
+type Git struct {
+	Hosts    []string `yaml:"hosts"`
+	Private  bool     `yaml:"private"`
+	Insecure bool     `yaml:"insecure"`
+	CA       Path     `yaml:"ca"`
+	MaxSize  Size     `yaml:"max_size"`
+	Timeout  Duration `yaml:"timeout"`
 }
 
 // Signer is a party that signs; exactly one kind of key is given.
 type Signer struct {
-	Name     string          `yaml:"name"`
-	OpenPGP  *OpenPGPSigner  `yaml:"openpgp"`
-	Cosign   *CosignSigner   `yaml:"cosign"`
-	Keyless  *KeylessSigner  `yaml:"keyless"`
-	Notation *NotationSigner `yaml:"notation"`
+	Name        string             `yaml:"name"`
+	OpenPGP     *OpenPGPSigner     `yaml:"openpgp"`
+	Cosign      *CosignSigner      `yaml:"cosign"`
+	Keyless     *KeylessSigner     `yaml:"keyless"`
+	Certificate *CertificateSigner `yaml:"certificate"`
+	Notation    *NotationSigner    `yaml:"notation"`
+	SSH         *SSHSigner         `yaml:"ssh"`
 }
 
 // OpenPGPSigner is a keyring.
@@ -103,17 +118,41 @@ type CosignSigner struct {
 	Key Path `yaml:"key"`
 }
 
-// KeylessSigner is a certificate identity.
+// KeylessSigner is an identity that a public or private sigstore vouches for.
 type KeylessSigner struct {
-	Issuer  string `yaml:"issuer"`
-	Subject string `yaml:"subject"`
-	Root    Path   `yaml:"root"`
+	Issuer           string `yaml:"issuer"`
+	IssuerRegexp     string `yaml:"issuer_regexp"`
+	Subject          string `yaml:"subject"`
+	SubjectRegexp    string `yaml:"subject_regexp"`
+	SourceRepository string `yaml:"source_repository"`
+	SourceRef        string `yaml:"source_ref"`
+	Root             Path   `yaml:"root"`
+	WithoutSCT       bool   `yaml:"without_sct"`
+	WithoutLog       bool   `yaml:"without_log"`
+	Timestamps       int    `yaml:"timestamps"`
+}
+
+// CertificateSigner is an identity in certificates of a private authority.
+type CertificateSigner struct {
+	CA            Path   `yaml:"ca"`
+	Subject       string `yaml:"subject"`
+	SubjectRegexp string `yaml:"subject_regexp"`
+	Root          Path   `yaml:"root"` // the logs and time stamp authorities
+	Log           bool   `yaml:"log"`
+	Timestamps    int    `yaml:"timestamps"`
 }
 
 // NotationSigner is a certificate authority with the identities it may name.
 type NotationSigner struct {
 	CA         Path     `yaml:"ca"`
 	Identities []string `yaml:"identities"`
+	TSA        Path     `yaml:"tsa"`
+	Revocation string   `yaml:"revocation"`
+}
+
+// SSHSigner is the keys of an allowed_signers file; they sign git tags.
+type SSHSigner struct {
+	Keys Path `yaml:"keys"`
 }
 
 // Builder is a builder and the signers who may speak for it.
@@ -177,6 +216,14 @@ type Summaries struct {
 	Verifier string `yaml:"verifier"` // a URI
 }
 
+// Packages says whether the packages inside images are checked, in the
+// background, after their first pull.
+type Packages struct {
+	Examine bool     `yaml:"examine"`
+	MaxSize Size     `yaml:"max_size"` // of an image, uncompressed
+	Timeout Duration `yaml:"timeout"`
+}
+
 // Limits bounds what strangers can make the gate do.
 type Limits struct {
 	Manifest    Size `yaml:"manifest"`
@@ -200,6 +247,7 @@ func Default() *Config {
 		Admin:     "127.0.0.1:5001",
 		Data:      Path(dataFolder()),
 		Platforms: []string{"linux/amd64", "linux/arm64"},
+		Trust:     Trust{Git: Git{MaxSize: 32 << 20, Timeout: Duration(20 * time.Second)}},
 		Policy:    Policy{Builtin: true, Collections: []string{"trusted-builds"}},
 		Verdicts: Verdicts{
 			Serve: Duration(10 * time.Minute), Block: Duration(30 * time.Second), Tag: Duration(30 * time.Second),
@@ -207,6 +255,7 @@ func Default() *Config {
 		},
 		Cache:     Cache{MaxSize: 50 << 30},
 		Summaries: Summaries{Verifier: "https://github.com/trustgate/trustgate"},
+		Packages:  Packages{MaxSize: 32 << 30, Timeout: Duration(10 * time.Minute)},
 		Limits:    Limits{Manifest: 4 << 20, Attestation: 16 << 20, Signatures: 64, Referrers: 256, Connections: 4096},
 		Log:       Log{Level: "info", Format: "auto"},
 	}
