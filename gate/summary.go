@@ -8,16 +8,16 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/trustgate/trustgate/attest"
 	"github.com/trustgate/trustgate/ledger"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/policy"
-	"github.com/trustgate/trustgate/vsa"
 )
 
 // Summaries is how the gate's verdicts are signed, for verifiers that do not
 // know the gate. Without a key none are.
 type Summaries struct {
-	Key      *vsa.Key
+	Key      *attest.Key
 	Verifier string // who judges, as a URI
 	Version  string
 }
@@ -83,7 +83,7 @@ func (g *Gate) summarize(ctx context.Context, repository oci.Reference, j ledger
 	if err != nil {
 		return fail(err)
 	}
-	artifact, err := g.Summaries.Key.Attest(ctx, g.summaryOf(a))
+	artifact, err := g.Summaries.Key.Attest(ctx, g.summaryOf(a).Statement())
 	if err != nil {
 		return fail(err)
 	}
@@ -101,8 +101,8 @@ func (g *Gate) summarize(ctx context.Context, repository oci.Reference, j ledger
 	return described, nil
 }
 
-func (g *Gate) summaryOf(a *Admission) vsa.Summary {
-	s := vsa.Summary{
+func (g *Gate) summaryOf(a *Admission) attest.Summary {
+	s := attest.Summary{
 		Subject: a.Manifest.Descriptor(), Resource: a.Reference.String(),
 		Verifier: g.Summaries.Verifier, Version: g.Summaries.Version,
 		Time: a.Verdict.JudgedAt, Decision: a.Verdict.ID, Input: a.Verdict.Input,
@@ -126,11 +126,11 @@ func (g *Gate) summaryOf(a *Admission) vsa.Summary {
 func buildLevel(b *policy.Build) string {
 	switch {
 	case b == nil || !b.Verified:
-		return vsa.Level0
+		return attest.Level0
 	case !b.Trusted:
-		return vsa.Level1
+		return attest.Level1
 	}
-	return vsa.Level2
+	return attest.Level2
 }
 
 // withSummaries adds the gate's own referrers to the upstream's.

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
+	"github.com/trustgate/trustgate/attest"
 	"github.com/trustgate/trustgate/cache"
 	"github.com/trustgate/trustgate/cmd/trustgate/config"
 	"github.com/trustgate/trustgate/evidence"
@@ -30,7 +31,6 @@ import (
 	"github.com/trustgate/trustgate/policy"
 	"github.com/trustgate/trustgate/proxy"
 	"github.com/trustgate/trustgate/upstream"
-	"github.com/trustgate/trustgate/vsa"
 )
 
 const (
@@ -135,7 +135,7 @@ func (s *service) open(ctx context.Context) error {
 	if s.ledger, err = ledger.Open(ctx, cfg.LedgerDSN()); err != nil {
 		return fmt.Errorf("opening the ledger: %w", err)
 	}
-	key, err := vsa.OpenKey(cfg.SummaryKey())
+	key, err := attest.OpenKey(cfg.SummaryKey())
 	if err != nil {
 		return err
 	}

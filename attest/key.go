@@ -1,4 +1,4 @@
-package vsa
+package attest
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,23 +17,24 @@ import (
 	"path/filepath"
 
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
+	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 )
 
 // maxKey bounds a key file, in bytes.
 const maxKey = 64 << 10
 
-// Key is the private key that the gate's word is signed with: ECDSA on P-256,
-// the kind that cosign makes and that every verifier knows.
+// Key is a private key: ECDSA on P-256, the kind that cosign makes and that
+// every verifier knows.
 type Key struct {
 	private *ecdsa.PrivateKey
 	public  []byte // PEM
 	hint    string // by which a bundle tells keys apart
 }
 
-// OpenKey reads an unencrypted PKCS #8 key in PEM. Where there is no file it
-// makes one, with the public half beside it as path.pub: the gate has a word of
-// its own from its first start on.
+// OpenKey reads a key that LoadKey does. Where there is no file it makes one,
+// unencrypted, with the public half beside it as path.pub: the gate has a word
+// of its own from its first start on.
 func OpenKey(path string) (*Key, error) {
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -41,16 +43,42 @@ func OpenKey(path string) (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the gate's key: %w", err)
 	}
+	k, err := LoadKey(raw, func() ([]byte, error) {
+		return nil, errors.New("it is encrypted, and nobody is there to type a passphrase")
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the gate's key %s: %w", path, err)
+	}
+	return k, nil
+}
+
+// encryptedType is how cosign.key begins.
+const encryptedType = "ENCRYPTED SIGSTORE PRIVATE KEY"
+
+// LoadKey reads a PKCS #8 key in PEM, or a cosign.key, for which passphrase is
+// asked.
+func LoadKey(raw []byte, passphrase func() ([]byte, error)) (*Key, error) {
 	if len(raw) > maxKey {
-		return nil, fmt.Errorf("reading the gate's key: %s has more than %d bytes", path, maxKey)
+		return nil, fmt.Errorf("it has more than %d bytes", maxKey)
+	}
+	if block, _ := pem.Decode(raw); block != nil && block.Type == encryptedType {
+		secret, err := passphrase()
+		if err != nil {
+			return nil, err
+		}
+		der, err := encrypted.Decrypt(block.Bytes, secret)
+		if err != nil {
+			return nil, errors.New("the passphrase does not open the key")
+		}
+		raw = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	}
 	parsed, err := cryptoutils.UnmarshalPEMToPrivateKey(raw, cryptoutils.SkipPassword)
 	if err != nil {
-		return nil, fmt.Errorf("reading the gate's key %s: %w; it must be an unencrypted PKCS #8 key in PEM, readable by the gate alone", path, err)
+		return nil, fmt.Errorf("%w; it must be a cosign.key, or an unencrypted PKCS #8 key in PEM", err)
 	}
 	private, ok := parsed.(*ecdsa.PrivateKey)
 	if !ok || private.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("the gate's key %s is a %T; make one with 'openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256'", path, parsed)
+		return nil, fmt.Errorf("it is a %T; make one with 'cosign generate-key-pair', or 'openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256'", parsed)
 	}
 	return newKey(private)
 }
@@ -112,7 +140,7 @@ func (k *Key) PublicPEM() []byte { return k.public }
 var _ dsse.Signer = (*Key)(nil)
 
 // Sign implements dsse.Signer. It signs without randomness (RFC 6979): the same
-// verdict gives the same artifact, before and after a restart and on every
+// statement gives the same artifact, before and after a restart and on every
 // replica.
 func (k *Key) Sign(_ context.Context, data []byte) ([]byte, error) {
 	sum := sha256.Sum256(data)

@@ -1,4 +1,4 @@
-package vsa_test
+package attest_test
 
 import (
 	"bytes"
@@ -19,27 +19,27 @@ import (
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
 
+	"github.com/trustgate/trustgate/attest"
 	"github.com/trustgate/trustgate/oci"
-	"github.com/trustgate/trustgate/vsa"
 )
 
 var subject = oci.Descriptor{MediaType: oci.MediaTypeImageManifest, Digest: digest.FromString("the manifest"), Size: 12}
 
-func summary() vsa.Summary {
-	return vsa.Summary{
+func summary() attest.Summary {
+	return attest.Summary{
 		Subject: subject, Resource: "registry.example/app:1@" + subject.Digest.String(), Verifier: "https://gate.example", Version: "1",
 		Time: time.Date(2026, 11, 2, 3, 4, 5, 0, time.UTC), Policy: digest.FromString("rules"), Decision: "tg-1", Input: digest.FromString("input"),
-		Passed: true, Level: vsa.Level2, Parents: map[string]int{vsa.Level1: 2},
+		Passed: true, Level: attest.Level2, Parents: map[string]int{attest.Level1: 2},
 	}
 }
 
 // TestAttest has sigstore-go, which is not what wrote the bundle, check it.
 func TestAttest(t *testing.T) {
-	key, err := vsa.OpenKey(filepath.Join(t.TempDir(), "gate.key"))
+	key, err := attest.OpenKey(filepath.Join(t.TempDir(), "gate.key"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	artifact, err := key.Attest(t.Context(), summary())
+	artifact, err := key.Attest(t.Context(), summary().Statement())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,28 +58,28 @@ func TestAttest(t *testing.T) {
 	if err := json.Unmarshal(statement, &got); err != nil {
 		t.Fatal(err)
 	}
-	if got.PredicateType != vsa.PredicateType || got.Predicate["verificationResult"] != "PASSED" ||
+	if got.PredicateType != attest.SummaryType || got.Predicate["verificationResult"] != "PASSED" ||
 		got.Predicate["timeVerified"] != "2026-11-02T03:04:05Z" || got.Predicate["resourceUri"] != summary().Resource {
 		t.Errorf("the statement is %s", statement)
 	}
 
-	again, err := key.Attest(t.Context(), summary())
+	again, err := key.Attest(t.Context(), summary().Statement())
 	if err != nil || !bytes.Equal(again.Manifest.Raw, m.Raw) || !bytes.Equal(again.Bundle, artifact.Bundle) {
 		t.Errorf("the same verdict gave other bytes: %v", err)
 	}
 
 	failed := summary()
 	failed.Passed = false
-	artifact, err = key.Attest(t.Context(), failed)
+	artifact, err = key.Attest(t.Context(), failed.Statement())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if statement := string(verified(t, key, artifact.Bundle, subject.Digest)); !strings.Contains(statement, `"FAILED"`) || strings.Contains(statement, vsa.Level2) {
+	if statement := string(verified(t, key, artifact.Bundle, subject.Digest)); !strings.Contains(statement, `"FAILED"`) || strings.Contains(statement, attest.Level2) {
 		t.Errorf("a block claims %s", statement)
 	}
 }
 
-func verified(t *testing.T, key *vsa.Key, raw []byte, d digest.Digest) []byte {
+func verified(t *testing.T, key *attest.Key, raw []byte, d digest.Digest) []byte {
 	t.Helper()
 	b := new(bundle.Bundle)
 	if err := b.UnmarshalJSON(raw); err != nil {
@@ -115,11 +115,11 @@ func TestOpenKey(t *testing.T) {
 	path := filepath.Join(dir, "data", "gate.key")
 
 	// Gates that start at once on one folder come to have one key.
-	keys := make([]*vsa.Key, 8)
+	keys := make([]*attest.Key, 8)
 	var wg sync.WaitGroup
 	for i := range keys {
 		wg.Go(func() {
-			key, err := vsa.OpenKey(path)
+			key, err := attest.OpenKey(path)
 			if err != nil {
 				t.Error(err)
 				return
@@ -158,7 +158,7 @@ func TestOpenKey(t *testing.T) {
 			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := vsa.OpenKey(path); err == nil || !strings.Contains(err.Error(), path) {
+			if _, err := attest.OpenKey(path); err == nil || !strings.Contains(err.Error(), path) {
 				t.Errorf("got %v", err)
 			}
 			if raw, _ := os.ReadFile(path); string(raw) != content {
