@@ -29,6 +29,10 @@ type ImageConfig struct {
 func ParseImageConfig(raw []byte) (*ImageConfig, error) {
 	var doc ocispec.Image
 	if err := json.Unmarshal(raw, &doc); err != nil {
+		// The error may repeat a number or a time of any length.
+		return nil, fmt.Errorf("%w: %s", ErrConfig, clip(err.Error(), 300))
+	}
+	if err := refuseDuplicateKeys(raw); err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrConfig, err)
 	}
 	if n := len(doc.RootFS.DiffIDs); n > MaxManifestEntries {

@@ -8,7 +8,8 @@ import (
 )
 
 // evidenceLayerTypes are the media types of layers that carry signatures and
-// statements and that no runtime unpacks.
+// statements. Some runtimes unpack layers of any type, if the config is an
+// image's: a media type is no proof that the bytes are harmless.
 var evidenceLayerTypes = []string{
 	"application/vnd.dev.cosign.simplesigning.v1+json",
 	"application/vnd.dsse.envelope.v1+json",

@@ -1,13 +1,11 @@
 package oci
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"mime"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -54,7 +52,7 @@ const (
 	KindImage    Kind = "image"    // something that a runtime can run
 	KindIndex    Kind = "index"    // a list of manifests
 	KindArtifact Kind = "artifact" // a chart, a model, a module: judged like an image
-	KindEvidence Kind = "evidence" // signatures, attestations: never runnable
+	KindEvidence Kind = "evidence" // signatures, attestations, by the types of its layers
 )
 
 // Manifest is a parsed manifest together with the bytes that were hashed.
@@ -109,6 +107,11 @@ type manifestDocument struct {
 // https://github.com/opencontainers/image-spec/blob/v1.1.1/image-index.md
 // https://distribution.github.io/distribution/spec/manifest-v2-2/
 func ParseManifest(raw []byte, contentType string, d digest.Digest) (*Manifest, error) {
+	if d != "" {
+		if _, err := ParseDigest(d.String()); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrManifest, err)
+		}
+	}
 	computed := DigestOf(raw, d)
 	if d != "" && computed != d {
 		return nil, fmt.Errorf("%w: its bytes hash to %s, not to %s", ErrManifest, computed, d)
@@ -170,11 +173,12 @@ func ParseManifest(raw []byte, contentType string, d digest.Digest) (*Manifest, 
 }
 
 func decodeManifest(raw []byte) (*manifestDocument, error) {
-	if err := refuseDuplicateKeys(raw); err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrManifest, err)
-	}
 	var doc manifestDocument
 	if err := json.Unmarshal(raw, &doc); err != nil {
+		// The error may repeat a number of any length.
+		return nil, fmt.Errorf("%w: %s", ErrManifest, clip(err.Error(), 300))
+	}
+	if err := refuseDuplicateKeys(raw); err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrManifest, err)
 	}
 	if doc.SchemaVersion == 1 || doc.FSLayers != nil || doc.MediaType == mediaTypeSchema1 || doc.MediaType == mediaTypeSchema1Signed {
@@ -187,44 +191,6 @@ func decodeManifest(raw []byte) (*manifestDocument, error) {
 		return nil, fmt.Errorf("%w: the withdrawn artifact manifest; use an image manifest with an artifactType", ErrManifest)
 	}
 	return &doc, nil
-}
-
-// refuseDuplicateKeys keeps two parsers from reading two documents out of the
-// same bytes: Go takes the last of two equal keys, and compares them without
-// regard to case, others do not.
-func refuseDuplicateKeys(raw []byte) error {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	tok, err := dec.Token()
-	if err != nil {
-		return err
-	}
-	if tok != json.Delim('{') {
-		return errors.New("not a JSON object")
-	}
-	seen := map[string]bool{}
-	for dec.More() {
-		tok, err := dec.Token()
-		if err != nil {
-			return err
-		}
-		key, _ := tok.(string)
-		if folded := strings.ToLower(key); seen[folded] {
-			return fmt.Errorf("the key %q appears twice", clip(key, 80))
-		} else {
-			seen[folded] = true
-		}
-		var skipped json.RawMessage
-		if err := dec.Decode(&skipped); err != nil {
-			return err
-		}
-	}
-	if _, err := dec.Token(); err != nil {
-		return err
-	}
-	if dec.More() {
-		return errors.New("bytes after the JSON object")
-	}
-	return nil
 }
 
 func (m *Manifest) check() error {

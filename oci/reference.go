@@ -101,13 +101,18 @@ func (r Reference) String() string {
 }
 
 // Familiar is the form that people write for it: "nginx:1" for
-// docker.io/library/nginx:1.
+// docker.io/library/nginx:1. Where leaving docker.io out would name another
+// registry, as for docker.io/localhost/app, it is the full form.
 func (r Reference) Familiar() string {
 	named, err := reference.ParseNormalizedNamed(r.String())
 	if err != nil {
 		return r.String()
 	}
-	return reference.FamiliarString(named)
+	familiar := reference.FamiliarString(named)
+	if again, err := ParseReference(familiar); err != nil || again != r {
+		return r.String()
+	}
+	return familiar
 }
 
 // WithTag names another tag of the same repository and drops the digest.

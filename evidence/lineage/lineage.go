@@ -90,7 +90,7 @@ func Candidates(build *provenance.Build, labels map[string]string, annotations .
 			list = merge(list, c)
 		}
 	}
-	return list
+	return once(list)
 }
 
 // base reads the keys that the image specification has for it.
@@ -146,6 +146,22 @@ func merge(list []Candidate, c Candidate) []Candidate {
 		return list
 	}
 	return append(list, c)
+}
+
+// once keeps the first of candidates that became equal by what they learned.
+func once(list []Candidate) []Candidate {
+	type image struct {
+		reference oci.Reference
+		digest    digest.Digest
+		platform  string
+	}
+	seen := map[image]bool{}
+	return slices.DeleteFunc(list, func(c Candidate) bool {
+		same := image{c.Reference, c.Digest, c.Platform}
+		again := seen[same]
+		seen[same] = true
+		return again
+	})
 }
 
 // Resolved is a candidate whose image was looked at.

@@ -69,7 +69,10 @@ func (m *Material) imageName() (string, error) {
 	kind, rest, _ := strings.Cut(m.URI, ":")
 	switch strings.ToLower(kind) {
 	case "docker-image":
-		return strings.TrimPrefix(rest, "//"), nil
+		if rest = strings.TrimPrefix(rest, "//"); rest == "" {
+			return "", errors.New("the URI of an image without its name")
+		}
+		return rest, nil
 	case "pkg":
 	default:
 		return "", nil

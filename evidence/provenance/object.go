@@ -53,7 +53,7 @@ func (o object) decode(key string, into any) bool {
 		return false
 	}
 	if err := json.Unmarshal(raw, into); err != nil {
-		o.fail(key, "%w", err)
+		o.fail(key, "%.200s", err) // it may repeat a number of any length
 		return false
 	}
 	return true

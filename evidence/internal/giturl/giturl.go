@@ -28,7 +28,7 @@ type URL struct {
 var (
 	// git's own short form: host:path, in which the path follows no "//".
 	short = regexp.MustCompile(`^(?:([A-Za-z0-9._-]+)@)?([A-Za-z0-9.-]+):([^/].*)$`)
-	host  = regexp.MustCompile(`^(\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[0-9]+)?$`)
+	host  = regexp.MustCompile(`^(\[[0-9a-f:.]+\]|[a-z0-9_][a-z0-9_-]*(\.[a-z0-9_-]+)*)(:[0-9]+)?$`)
 	port  = map[string]string{"https": ":443", "http": ":80", "ssh": ":22", "git": ":9418"}
 )
 
@@ -84,6 +84,9 @@ func Parse(s string) (URL, error) {
 	}
 
 	path := strings.TrimPrefix(u.EscapedPath(), "/")
+	if strings.Contains(strings.ReplaceAll(path, "%20", ""), "%") {
+		return URL{}, fmt.Errorf("%w: its path has a character that must be escaped", ErrURL)
+	}
 	// An "@" that opens a segment belongs to its name.
 	for i := 1; i < len(path); i++ {
 		if path[i] == '@' && path[i-1] != '/' {

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 )
 
 // Object reads the members of one JSON object, in no order, and nothing after
@@ -30,11 +31,11 @@ func Object(raw []byte) (map[string]json.RawMessage, error) {
 			return nil, ended(err)
 		}
 		key, _ := tok.(string)
-		if lower := strings.ToLower(key); folded[lower] {
+		same := fold(key)
+		if folded[same] {
 			return nil, fmt.Errorf("the key %.80q appears twice", key)
-		} else {
-			folded[lower] = true
 		}
+		folded[same] = true
 		var value json.RawMessage
 		if err := dec.Decode(&value); err != nil {
 			return nil, ended(err)
@@ -83,6 +84,21 @@ func String(raw json.RawMessage) (string, error) {
 	var s string
 	err := json.Unmarshal(raw, &s)
 	return s, err
+}
+
+// fold makes equal what encoding/json takes for the same key: all spellings
+// that Unicode's simple folding joins, which are more than upper and lower case
+// ("subject" may be written with a long s).
+func fold(key string) string {
+	return strings.Map(func(r rune) rune {
+		for {
+			next := unicode.SimpleFold(r)
+			if next <= r {
+				return next
+			}
+			r = next
+		}
+	}, key)
 }
 
 // ended makes a truncated document read like one.
