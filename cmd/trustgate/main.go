@@ -118,7 +118,8 @@ Exit codes: 0 served or done, 1 error, 2 wrong usage, 3 blocked, 4 annotated
 	root.PersistentFlags().StringP("config", "c", "", "configuration file (default $TRUSTGATE_CONFIG, or else built-in defaults)")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{c.CommandPath(), err} })
 	root.AddCommand(
-		newServe(), newDemo(), newInspect(), newSource(), newSign(), newVerify(), newVerdicts(), newConfig(), newVersion(),
+		newServe(), newDemo(), newInspect(), newSource(), newPackages(),
+		newSign(), newVerify(), newReproduce(), newVerdicts(), newConfig(), newVersion(),
 	)
 	misuse(root)
 	return root

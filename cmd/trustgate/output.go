@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -114,4 +115,38 @@ func plain(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// firstOf is the first text that is not empty.
+func firstOf(texts ...string) string {
+	for _, t := range texts {
+		if t != "" {
+			return t
+		}
+	}
+	return ""
+}
+
+// progress says on a terminal that something long is under way, and for how
+// long it has been; done ends it.
+func progress(w io.Writer, doing string) (done func()) {
+	if !isTerminal(w) {
+		return func() {}
+	}
+	started, stop := time.Now(), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			fmt.Fprintf(w, "\r%s, %s … ", plain(doing), time.Since(started).Truncate(time.Second))
+			select {
+			case <-tick.C:
+			case <-stop:
+				fmt.Fprint(w, "\r\x1b[K")
+				return
+			}
+		}
+	})
+	return func() { close(stop); wg.Wait() }
 }

@@ -22,7 +22,9 @@ import (
 	"github.com/trustgate/trustgate/cmd/trustgate/config"
 	"github.com/trustgate/trustgate/evidence"
 	"github.com/trustgate/trustgate/evidence/buildkit"
+	"github.com/trustgate/trustgate/evidence/notation"
 	"github.com/trustgate/trustgate/evidence/openpgp"
+	"github.com/trustgate/trustgate/evidence/packages"
 	"github.com/trustgate/trustgate/evidence/provenance"
 	"github.com/trustgate/trustgate/evidence/sigstore"
 	"github.com/trustgate/trustgate/gate"
@@ -140,6 +142,12 @@ func (s *service) open(ctx context.Context) error {
 		return err
 	}
 	options := s.gateOptions(routes, trusted)
+	if trusted.tags != nil {
+		options.Tags = trusted.tags
+	}
+	options.Packages = gate.Packages{Examine: cfg.Packages.Examine, Limits: packages.Limits{
+		Bytes: int64(cfg.Packages.MaxSize), Duration: time.Duration(cfg.Packages.Timeout), Spool: cfg.Spool(),
+	}}
 	options.Summaries = gate.Summaries{Key: key, Verifier: cfg.Summaries.Verifier, Version: readBuildInfo().Version}
 	if s.gate, err = gate.New(options); err != nil {
 		return err

@@ -1,9 +1,12 @@
 package provenance
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/trustgate/trustgate/evidence"
 )
@@ -43,7 +46,7 @@ func ParseReproduction(predicate []byte) (*Reproduction, error) {
 		Repository: source.text("repository"), Revision: source.text("revision"),
 	}
 	if !top.decode("identical", &r.Identical) && failed == nil {
-		failed = fmt.Errorf("predicate.identical is missing")
+		failed = errors.New("predicate.identical is missing")
 	}
 	if failed != nil {
 		return nil, fmt.Errorf("%w: %w", ErrProvenance, failed)
@@ -104,14 +107,15 @@ func CountReproductions(build *Build, attestations []evidence.Attestation, build
 	return r
 }
 
-// WriteReproduction is the predicate for what ParseReproduction reads.
-func WriteReproduction(r Reproduction, rebuilt map[string]string, differences []string, finishedOn string) ([]byte, error) {
-	return json.Marshal(map[string]any{
+// ReproductionPredicate is what ParseReproduction reads, with what it passes
+// over: the digest of the other build and where it differs.
+func ReproductionPredicate(r Reproduction, rebuilt digest.Digest, differences []string, finished time.Time) map[string]any {
+	return map[string]any{
 		"builder":     map[string]string{"id": r.BuilderID},
 		"source":      map[string]string{"repository": r.Repository, "revision": r.Revision},
 		"identical":   r.Identical,
-		"rebuilt":     rebuilt,
+		"rebuilt":     map[string]string{rebuilt.Algorithm().String(): rebuilt.Encoded()},
 		"differences": differences,
-		"finishedOn":  finishedOn,
-	})
+		"finishedOn":  finished.UTC().Format(time.RFC3339),
+	}
 }
