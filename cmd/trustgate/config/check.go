@@ -54,7 +54,7 @@ func signersOf(is func(Signer) bool, key string) func(*Config) []string {
 }
 
 // Collections are the shipped sets of rules.
-var Collections = []string{"signed", "trusted-builds"}
+var Collections = []string{"signed", "trusted-builds", "release-signed", "reproducible", "packages", "vulnerabilities"}
 
 // drivers are the storage drivers that are built in.
 var drivers = []string{"filesystem", "inmemory"}
