@@ -176,12 +176,23 @@ func (g *Gate) examine(ctx context.Context, n node, key string) (*examined, erro
 	if err != nil {
 		return nil, fmt.Errorf("fetching %s: %w", n.ref, err)
 	}
+	if err := refuseDetours(m); err != nil {
+		return nil, fmt.Errorf("%s: %w", n.ref, err)
+	}
 	if err := g.know(ctx, n.ref, m); err != nil {
 		return nil, err
 	}
 	a := &examined{Admission: &Admission{Reference: n.ref, Manifest: m, key: key, client: n.client}}
 	switch m.Kind {
 	case oci.KindEvidence:
+		inert, err := g.isInert(ctx, src, m)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", n.ref, err)
+		}
+		if !inert {
+			m.Kind = oci.KindImage // somebody could run it
+			return a, g.examineImage(ctx, n, src, a)
+		}
 		a.serveAsEvidence(g.Now(), g.Lifetimes.Serve)
 		return a, nil
 	case oci.KindIndex:

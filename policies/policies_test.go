@@ -15,7 +15,10 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/cover"
 	"github.com/open-policy-agent/opa/v1/format"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/tester"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/trustgate/trustgate/policies"
@@ -80,6 +83,55 @@ func TestRegoIsFormattedAndStrict(t *testing.T) {
 	}
 }
 
+// Each line of the rules is run by a test of its own: one that none reaches
+// could say anything.
+func TestRegoTestsReachEveryLine(t *testing.T) {
+	rules, all := map[string]*ast.Module{}, map[string]*ast.Module{}
+	err := fs.WalkDir(policies.Files, ".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		raw, err := fs.ReadFile(policies.Files, p)
+		if err != nil {
+			return err
+		}
+		all[p], err = ast.ParseModule(p, string(raw))
+		if !strings.HasSuffix(p, "_test.rego") {
+			rules[p] = all[p]
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := inmem.NewFromObject(map[string]any{"trustgate": map[string]any{
+		"config": map[string]any{}, "rules": map[string]any{}, "collections": []any{},
+	}})
+	txn, err := store.NewTransaction(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Abort(t.Context(), txn)
+	covered := cover.New()
+	results, err := tester.NewRunner().SetStore(store).SetModules(all).SetCoverageQueryTracer(covered).SetCoverageRuns([]cover.Kind{}).RunTests(t.Context(), txn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for r := range results {
+		if !r.Pass() {
+			t.Errorf("%s fails", r)
+		}
+	}
+	for file, report := range covered.Report(rules).Files {
+		if rules[file] == nil {
+			continue
+		}
+		for _, missed := range report.NotCovered {
+			t.Errorf("%s:%d: no test gets here", file, missed.Start.Row)
+		}
+	}
+}
+
 func shipped(t *testing.T) []policy.Rule {
 	t.Helper()
 	engine, err := policy.Load(t.Context(), policy.Options{Builtin: true})
@@ -94,9 +146,25 @@ func TestEveryShippedRuleIsDescribed(t *testing.T) {
 		if r.Title == "" || r.Description == "" || r.Solution == "" || !strings.HasPrefix(r.Code, r.Package+".") {
 			t.Errorf("%s:%d: it lacks title, description, custom.solution or a custom.code that begins with its package: %+v", r.File, r.Line, r)
 		}
-		if !slices.Contains(r.Collections, "trusted-builds") {
-			t.Errorf("%s is not in the collection trusted-builds, which is everything", r.Code)
-		}
+	}
+}
+
+// Who chose signed or trusted-builds gets no more rules without choosing more.
+func TestCollections(t *testing.T) {
+	got := map[string][]string{}
+	for _, r := range shipped(t) {
+		got[strings.Join(r.Collections, ", ")] = append(got[strings.Join(r.Collections, ", ")], r.Code)
+	}
+	want := map[string][]string{
+		"signed, trusted-builds": {"evidence.errors", "layers.foreign", "signature.missing", "signature.reference"},
+		"trusted-builds":         {"parents.unknown", "parents.untrusted", "provenance.builder", "provenance.missing", "source.unknown", "source.untrusted"},
+		"release-signed":         {"source.tag"},
+		"reproducible":           {"build.reproduced"},
+		"packages":               {"packages.failed", "packages.modified", "packages.pending", "packages.replaced", "packages.setuid"},
+		"vulnerabilities":        {"sbom.missing", "vulnerability.affected", "vulnerability.format", "vulnerability.missing", "vulnerability.scan"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the collections are %v", got)
 	}
 }
 

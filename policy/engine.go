@@ -118,14 +118,14 @@ func compile(ctx context.Context, o Options, tests bool) (*compiled, error) {
 	}
 	c := &compiled{material: m}
 	modules := map[string]*ast.Module{}
-	var names []string
+	packages := map[string]bool{} // whether each is a shipped one
 	for _, mod := range live {
 		modules[mod.file] = mod.parsed
 		if name, _ := packageName(mod.parsed.Package); name != "" {
-			names = append(names, name)
+			packages[name] = mod.shipped
 		}
 	}
-	if err := checkSettings(m.config, names); err != nil {
+	if err := checkSettings(m.config, packages); err != nil {
 		return nil, err
 	}
 	if c.compiler, err = newCompiler(capabilities, m.data); err != nil {

@@ -93,7 +93,10 @@ func TestShippedRules(t *testing.T) {
 		t.Errorf("a trusted image: %+v", d)
 	}
 	nothing := &policy.Input{Request: trusted().Request, Image: policy.Image{Kind: "image", Layers: []policy.Layer{{}}}}
-	want := []string{"parents.unknown", "provenance.missing", "signature.missing", "source.unknown"}
+	want := []string{
+		"build.reproduced", "packages.failed", "parents.unknown", "provenance.missing", "sbom.missing", "signature.missing",
+		"source.tag", "source.unknown", "vulnerability.missing",
+	}
 	if d := decide(t, engine, nothing); d.Action != policy.Block || !slices.Equal(codes(d), want) {
 		t.Errorf("an image about which nothing is known: %+v", d)
 	}
@@ -315,6 +318,73 @@ warn contains {"code": "acme.mine", "msg": "mine"} if true
 	_, err := policy.Load(t.Context(), policy.Options{Builtin: true, Collections: []string{"trusted-build"}})
 	if err == nil || !strings.Contains(err.Error(), "did you mean trusted-builds?") {
 		t.Errorf("a misspelt collection: %v", err)
+	}
+}
+
+// Evidence that most images lack is asked for only by those who choose so.
+func TestCollectionsThatMustBeChosen(t *testing.T) {
+	bare := trusted()
+	bare.Attestations, bare.Packages, bare.Source.Tag, bare.Source.Commit, bare.Build.Reproduced = nil, nil, nil, nil, policy.Reproduced{}
+	for name, want := range map[string][]string{
+		"signed":          nil,
+		"trusted-builds":  nil,
+		"release-signed":  {"source.tag"},
+		"reproducible":    {"build.reproduced"},
+		"packages":        {"packages.failed"},
+		"vulnerabilities": {"sbom.missing", "vulnerability.missing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			engine := mustLoad(t, policy.Options{Builtin: true, Collections: []string{"trusted-builds", name}})
+			if d := decide(t, engine, bare); !slices.Equal(codes(d), want) || (d.Action == policy.Serve) != (want == nil) {
+				t.Errorf("without the evidence: %+v", d)
+			}
+			if d := decide(t, engine, trusted()); d.Action != policy.Serve {
+				t.Errorf("with it: %+v", d)
+			}
+		})
+	}
+}
+
+func TestPendingPackages(t *testing.T) {
+	pending := trusted()
+	pending.Packages = &policy.Packages{State: "pending"}
+	for choice, want := range map[string]policy.Action{"": policy.Annotate, "annotate": policy.Annotate, "block": policy.Block, "ignore": policy.Serve} {
+		config := map[string]any{}
+		if choice != "" {
+			config["rules"] = map[string]any{"packages": map[string]any{"pending": choice}}
+		}
+		d := decide(t, mustLoad(t, policy.Options{Builtin: true, Config: config}), pending)
+		if d.Action != want {
+			t.Errorf("%q: %+v", choice, d)
+		}
+		if want != policy.Serve && (!slices.Equal(codes(d), []string{"packages.pending"}) || d.Reasons[0].Title == "" || d.Reasons[0].Solution == "") {
+			t.Errorf("%q: the reasons are %+v", choice, d.Reasons)
+		}
+	}
+}
+
+func TestVulnerabilitySettings(t *testing.T) {
+	input := trusted()
+	input.Attestations[1] = scanned("2026-05-31T00:00:00Z", 2)
+	for name, tc := range map[string]struct {
+		settings map[string]any
+		want     string
+	}{
+		"none":            {nil, ""},
+		"a severity":      {map[string]any{"severity": "HIGH"}, "found of severity HIGH or graver: CVE-2026-0000"},
+		"days":            {map[string]any{"max_age": "2d"}, ""},
+		"too few days":    {map[string]any{"max_age": "1d"}, "no scan of the last 1d (the last one is of 2026-05-31)"},
+		"a duration":      {map[string]any{"max_age": "36h"}, ""},
+		"a short one":     {map[string]any{"max_age": "35h59m"}, "no scan of the last 35h59m (the last one is of 2026-05-31)"},
+		"the last moment": {map[string]any{"max_age": "0.5h"}, "no scan of the last 0.5h (the last one is of 2026-05-31)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := map[string]any{"rules": map[string]any{"vulnerability": tc.settings}}
+			d := decide(t, mustLoad(t, policy.Options{Builtin: true, Config: config}), input)
+			if tc.want == "" && d.Action != policy.Serve || tc.want != "" && (len(d.Reasons) != 1 || d.Reasons[0].Msg != tc.want) {
+				t.Errorf("%+v", d)
+			}
+		})
 	}
 }
 
@@ -681,9 +751,10 @@ func TestSettingsThatWouldBeMisread(t *testing.T) {
 	route := func(r map[string]any) map[string]any {
 		return map[string]any{"routes": map[string]any{registry: r}}
 	}
-	signers := func(v any) map[string]any {
-		return map[string]any{"rules": map[string]any{"signature": map[string]any{"signers": v}}}
+	rule := func(name, key string, v any) map[string]any {
+		return map[string]any{"rules": map[string]any{name: map[string]any{key: v}}}
 	}
+	signers := func(v any) map[string]any { return rule("signature", "signers", v) }
 	for name, tc := range map[string]struct {
 		config map[string]any
 		want   string
@@ -702,13 +773,49 @@ func TestSettingsThatWouldBeMisread(t *testing.T) {
 		"half and half again":   {signers([]any{map[string]any{"repositories": []any{"a"}, "signers": []any{"b"}}, "ci"}), "must be a mapping"},
 		"no signers there":      {signers([]any{map[string]any{"repositories": []any{"a"}}}), "signers[0].signers"},
 		"a number":              {signers([]any{1}), "it must be a name, or a mapping"},
+		"releasers":             {rule("source_tag", "signers", []any{}), "rules.source_tag.signers: it names nothing"},
+		"a releaser's mapping":  {rule("source_tag", "signers", []any{map[string]any{}}), "is not a name"},
+		"misspelt releasers":    {rule("source_tag", "signer", "ci"), "did you mean signers?"},
+		"misspelt tag":          {rule("source_tags", "signers", []any{"ci"}), "did you mean source_tag?"},
+		"no builders":           {rule("reproduced", "at_least", 0), "rules.reproduced.at_least: it is 0; it must be a number of at least 1"},
+		"half a builder":        {rule("reproduced", "at_least", 1.5), "it must be a number"},
+		"builders in a text":    {rule("reproduced", "at_least", "2"), "it must be a number"},
+		"pending":               {rule("packages", "pending", "warn"), "rules.packages.pending: it is warn; it must be one of block, annotate, ignore"},
+		"an age without unit":   {rule("vulnerability", "max_age", "7"), "rules.vulnerability.max_age: it is 7; it must be a duration"},
+		"an age as a number":    {rule("vulnerability", "max_age", 7), "it must be a duration"},
+		"an age of weeks":       {rule("vulnerability", "max_age", "1w"), "it must be a duration"},
+		"no age":                {rule("vulnerability", "max_age", "0d"), "it must be a duration"},
+		"an age that is past":   {rule("vulnerability", "max_age", "-1h"), "it must be a duration"},
+		"an age of ages":        {rule("vulnerability", "max_age", "99999d"), "it must be a duration"},
+		"a severity":            {rule("vulnerability", "severity", "critical"), "rules.vulnerability.severity: it is critical; it must be one of CRITICAL"},
+		"settings in a list":    {map[string]any{"rules": map[string]any{"packages": []any{}}}, "rules.packages: it must be a mapping"},
 	} {
 		if _, err := policy.Load(t.Context(), policy.Options{Builtin: true, Config: tc.config}); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := policy.Load(t.Context(), policy.Options{Builtin: true, Config: signers([]string{"ci"})}); err != nil {
-		t.Error(err)
+	for _, config := range []map[string]any{
+		signers([]string{"ci"}), rule("source_tag", "signers", []string{"ci"}), rule("reproduced", "at_least", 3),
+		rule("packages", "pending", "ignore"), rule("vulnerability", "max_age", "14d"), rule("vulnerability", "severity", "NEGLIGIBLE"),
+	} {
+		if _, err := policy.Load(t.Context(), policy.Options{Builtin: true, Config: config}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Without the shipped rules their names are the team's to use.
+func TestSettingsOfATeamsPackage(t *testing.T) {
+	rego := "package trustgate.policies.packages\n\ndeny contains \"x\" if data.trustgate.config.rules.packages.limit == 3\n"
+	engine, err := team(t, rego, map[string]any{"rules": map[string]any{"packages": map[string]any{"limit": 3}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := decide(t, engine, trusted()); d.Action != policy.Block {
+		t.Errorf("%+v", d)
+	}
+	if _, err := team(t, rego, map[string]any{"rules": map[string]any{"vulnerability": map[string]any{}}}); err == nil || !strings.Contains(err.Error(), "there is no vulnerability; there is packages") {
+		t.Errorf("settings of a package that is not loaded: %v", err)
 	}
 }
 
@@ -917,8 +1024,9 @@ func TestInputIsWrittenComplete(t *testing.T) {
 	}
 	for _, member := range []string{
 		`"signatures":[]`, `"attestations":[]`, `"errors":[]`, `"layers":[]`, `"annotations":{}`, `"labels":{}`, `"materials":[{"uri":"","digest":{}}]`,
-		`"materials":[]`, `"by":[]`, `"path":[]`, `"reasons":[]`, `"modified":[]`, `"missing":[]`, `"unowned_executables":[]`,
-		`"parameters":null`, `"index":null`, `"dockerfile":null`,
+		`"materials":[]`, `"by":[]`, `"path":[]`, `"reasons":[]`, `"managers":[]`, `"modified":[]`, `"missing":[]`, `"replaced":[]`,
+		`"modified_conffiles":[]`, `"unowned_executables":[]`, `"unowned_setuid":[]`,
+		`"parameters":null`, `"index":null`, `"dockerfile":null`, `"tag":null`, `"commit":null`,
 	} {
 		if !strings.Contains(string(raw), member) {
 			t.Errorf("there is no %s in %s", member, raw)
@@ -953,13 +1061,125 @@ deny contains sprintf("%v", [problem]) if {
 	full.Attestations = []policy.Attestation{{Predicate: json.RawMessage(`{"a": [1]}`)}}
 	full.Packages = &policy.Packages{}
 	full.Errors = []policy.Problem{{}}
-	full.Source.Dockerfile, full.Source.Tag = &policy.Dockerfile{}, &policy.SourceTag{}
+	full.Source.Dockerfile, full.Source.Tag, full.Source.Commit = &policy.Dockerfile{}, &policy.SourceTag{SignedAt: &now}, &policy.SourceCommit{}
 	full.Parents = append(full.Parents, policy.Parent{Verdict: &policy.ParentVerdict{Reasons: []policy.Reason{{Path: []string{"a"}}}}}, policy.Parent{})
 	for name, input := range map[string]*policy.Input{"full": full, "empty": {Request: policy.Request{Time: now}}} {
 		if d := decide(t, engine, input); d.Action != policy.Serve {
 			t.Errorf("%s: %+v", name, d.Reasons)
 		}
 	}
+}
+
+// Evidence that forbids the image, with any one of its members another than it
+// should be: the rules do not fail at it, and it does not become harmless.
+func TestSpoiltPredicates(t *testing.T) {
+	engine := mustLoad(t, policy.Options{Builtin: true})
+	for name, tc := range map[string]struct {
+		replaces  int // which of the attestations of a trusted image
+		predicate string
+		harmless  []string // where leaving out what was found is a form of its own
+	}{
+		"Trivy": {1, `{"scanner": {"result": {"SchemaVersion": 2, "Results": [{"Target": "app", "Vulnerabilities": [
+			{"VulnerabilityID": "CVE-2026-0002", "PkgIdentifier": {"PURL": "pkg:deb/debian/openssl@3"}, "Severity": "CRITICAL"}
+		]}]}}, "metadata": {"scanFinishedOn": "2026-06-01T06:00:00Z"}}`,
+			[]string{".scanner.result.Results", ".scanner.result.Results.0", ".scanner.result.Results.0.Vulnerabilities"}},
+		"Grype": {1, `{"scanners": [{"result": {"matches": [
+			{"vulnerability": {"id": "GHSA-2", "severity": "Critical"}, "relatedVulnerabilities": [{"id": "CVE-2026-0002"}], "artifact": {"purl": "pkg:deb/debian/openssl@3"}}
+		]}}], "metadata": {"scanFinishedOn": "2026-06-01T06:00:00Z"}}`, []string{".scanners.0.result.matches"}},
+		"OpenVEX": {2, `{"timestamp": "2026-06-01T06:00:00Z", "statements": [{
+			"vulnerability": {"name": "CVE-2026-0001", "@id": "https://nvd.nist.gov/vuln/detail/CVE-2026-0001", "aliases": ["GHSA-1"]},
+			"products": [{"@id": "pkg:oci/app?arch=amd64", "identifiers": {"purl": "pkg:oci/app"}, "subcomponents": [{"@id": "pkg:deb/debian/openssl"}]}],
+			"timestamp": "2026-06-01T06:00:00Z", "status": "affected"
+		}]}`, []string{".statements"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			judge := func(predicate any) policy.Action {
+				raw, err := json.Marshal(predicate)
+				if err != nil {
+					t.Fatal(err)
+				}
+				input := trusted()
+				input.Attestations[tc.replaces].Predicate = raw
+				return decide(t, engine, input).Action
+			}
+			var whole any
+			if err := json.Unmarshal([]byte(tc.predicate), &whole); err != nil {
+				t.Fatal(err)
+			}
+			if got := judge(whole); got != policy.Block {
+				t.Fatalf("as it should be: %s", got)
+			}
+			everyMember("", whole, func(v any) { whole = v }, func(at string, put func(any)) {
+				for _, odd := range []any{nil, true, 1, 1e300, "", "x", []any{}, []any{nil}, map[string]any{}, map[string]any{"a": nil}} {
+					put(odd)
+					if got := judge(whole); got != policy.Block && !slices.Contains(tc.harmless, at) {
+						t.Errorf("with %v at %s: %s", odd, at, got)
+					}
+				}
+			})
+		})
+	}
+}
+
+// everyMember visits a document and all that is in it, with what puts another
+// value there.
+func everyMember(at string, value any, put func(any), visit func(at string, put func(any))) {
+	visit(at, put)
+	put(value)
+	switch of := value.(type) {
+	case map[string]any:
+		for key, member := range of {
+			everyMember(at+"."+key, member, func(v any) { of[key] = v }, visit)
+		}
+	case []any:
+		for i, member := range of {
+			everyMember(fmt.Sprintf("%s.%d", at, i), member, func(v any) { of[i] = v }, visit)
+		}
+	}
+}
+
+// FuzzPredicates has a named signer attest whatever: the rules must not fail at
+// it, and what they cannot read must not pass for a scan.
+func FuzzPredicates(f *testing.F) {
+	engine, err := policy.Load(f.Context(), policy.Options{Builtin: true})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, a := range trusted().Attestations {
+		f.Add([]byte(a.Predicate))
+	}
+	for _, predicate := range []string{
+		`null`, `"x"`, `[[]]`, `{"scanner": {"result": {"SchemaVersion": 1e999}}}`,
+		`{"scanner": {"result": {"SchemaVersion": 2, "Results": [{"Vulnerabilities": [{"VulnerabilityID": "CVE-1", "Severity": "CRITICAL", "PkgIdentifier": "x"}]}]}}, "metadata": {"scanFinishedOn": "2026-06-01T06:00:00Z"}}`,
+		`{"scanners": [{"result": {"matches": [{"vulnerability": {"id": "GHSA-1", "severity": "Critical"}, "relatedVulnerabilities": 1, "artifact": []}]}}], "metadata": {"scanFinishedOn": "2026-02-30T06:00:00Z"}}`,
+		`{"timestamp": "2026-06-01T06:00:00Z", "statements": [{"vulnerability": "CVE-1", "status": "affected", "products": [{"@id": "pkg:oci/app?arch=amd64", "subcomponents": [{"@id": "?#&="}], "identifiers": {"purl": 1}}]}]}`,
+		`{"timestamp": 1, "statements": {"a": {"vulnerability": {"name": {}, "aliases": {}, "@id": "/"}, "status": [], "timestamp": {}}}}`,
+	} {
+		f.Add([]byte(predicate))
+	}
+	f.Fuzz(func(t *testing.T, predicate []byte) {
+		if _, err := ast.ValueFromReader(bytes.NewReader(predicate)); err != nil || !json.Valid(predicate) {
+			return // such an input does not reach the rules
+		}
+		input := trusted()
+		for i := range input.Attestations {
+			input.Attestations[i].Predicate = predicate
+		}
+		d, err := engine.Decide(t.Context(), input)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.ContainsFunc(d.Reasons, func(r policy.Reason) bool { return r.Package == "vulnerability" }) {
+			return
+		}
+		var scan map[string]map[string]any
+		_ = json.Unmarshal(predicate, &scan)
+		text, _ := scan["metadata"]["scanFinishedOn"].(string)
+		at, err := time.Parse(time.RFC3339, text)
+		if age := input.Request.Time.Sub(at); err != nil || age > 7*24*time.Hour || age < -time.Hour {
+			t.Errorf("the rules take this for a recent scan: %s", predicate)
+		}
+	})
 }
 
 func TestTeamTests(t *testing.T) {

@@ -140,15 +140,16 @@ type Reproduced struct {
 // Source is where the image was built from. Verified says that it comes from
 // verified provenance, Trusted that it is also one of trust.sources.
 type Source struct {
-	Verified   bool        `json:"verified"`
-	Trusted    bool        `json:"trusted"`
-	Repository string      `json:"repository"`
-	Revision   string      `json:"revision"`
-	Ref        string      `json:"ref"`
-	Via        string      `json:"via"` // provenance, annotation, label or ""
-	Dockerfile *Dockerfile `json:"dockerfile"`
-	Tag        *SourceTag  `json:"tag"`
-	URL        string      `json:"url"` // a web page, where the forge is known
+	Verified   bool          `json:"verified"`
+	Trusted    bool          `json:"trusted"`
+	Repository string        `json:"repository"`
+	Revision   string        `json:"revision"`
+	Ref        string        `json:"ref"`
+	Via        string        `json:"via"` // provenance, annotation, label or ""
+	Dockerfile *Dockerfile   `json:"dockerfile"`
+	Tag        *SourceTag    `json:"tag"`
+	Commit     *SourceCommit `json:"commit"`
+	URL        string        `json:"url"` // a web page, where the forge is known
 }
 
 // Dockerfile is the build's recipe.
@@ -157,11 +158,22 @@ type Dockerfile struct {
 	Content string `json:"content"`
 }
 
-// SourceTag is a signed git tag that points at the revision.
+// SourceTag is a git tag that points at the revision. Signer is null unless it
+// is verified; SignedAt is the tag's own word.
 type SourceTag struct {
-	Name     string  `json:"name"`
+	Name     string     `json:"name"`
+	Verified bool       `json:"verified"`
+	Signer   *Signer    `json:"signer"`
+	SignedAt *time.Time `json:"signed_at"`
+	Error    string     `json:"error"`
+}
+
+// SourceCommit is the git commit that the revision names. Signer is null unless it is
+// verified.
+type SourceCommit struct {
 	Verified bool    `json:"verified"`
 	Signer   *Signer `json:"signer"`
+	Error    string  `json:"error"`
 }
 
 // Parent is one edge of the trust tree and everything below it that matters:
@@ -186,14 +198,21 @@ type ParentVerdict struct {
 	Reasons []Reason `json:"reasons"`
 }
 
-// Packages is the state of the image's package databases.
+// Packages is what a comparison of the image's files with its package databases
+// found. Examining takes longer than a pull: State is pending until it is done.
 type Packages struct {
 	State              string   `json:"state"` // pending, done, failed
-	Manager            string   `json:"manager"`
+	Error              string   `json:"error"`
+	Distribution       string   `json:"distribution"` // as os-release has it: debian 12
+	Managers           []string `json:"managers"`     // dpkg, apk, rpm
 	Count              int      `json:"count"`
-	Modified           []string `json:"modified"`
+	Modified           []string `json:"modified"` // without configuration files
 	Missing            []string `json:"missing"`
+	Replaced           []string `json:"replaced"` // of a parent's package, by a later layer
+	ModifiedConffiles  []string `json:"modified_conffiles"`
 	UnownedExecutables []string `json:"unowned_executables"`
+	UnownedSetuid      []string `json:"unowned_setuid"` // setuid or setgid
+	Truncated          bool     `json:"truncated"`      // there is more than was examined or listed
 	SourceURL          string   `json:"source_url"`
 }
 

@@ -1,18 +1,22 @@
 package policy
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/gobwas/glob"
 )
 
 // checkSettings refuses configuration that the aggregator or a shipped rule
-// would misunderstand: there, a misspelt key weakens without a word.
-func checkSettings(config map[string]any, packages []string) error {
+// would misunderstand: there, a misspelt key weakens without a word. The
+// packages that are loaded say whether they are shipped ones.
+func checkSettings(config map[string]any, packages map[string]bool) error {
 	c := &settings{}
 	c.routes(config["routes"])
 	c.exceptions(config["exceptions"])
@@ -142,14 +146,57 @@ func (c *settings) exceptions(v any) {
 	}
 }
 
-func (c *settings) rules(v any, packages []string) {
+// shippedSettings are those of the shipped rules, below rules: each counts where
+// its package is loaded.
+var shippedSettings = []struct {
+	key, pkg string
+	keys     []string
+	check    func(c *settings, at string, o map[string]any)
+}{
+	{"signature", "signature", []string{"signers"}, func(c *settings, at string, o map[string]any) {
+		c.signers(at+".signers", o["signers"])
+	}},
+	{"source_tag", "source", []string{"signers"}, func(c *settings, at string, o map[string]any) {
+		if o["signers"] != nil {
+			c.names(at+".signers", o["signers"])
+		}
+	}},
+	{"reproduced", "build", []string{"at_least"}, func(c *settings, at string, o map[string]any) {
+		c.count(at+".at_least", o["at_least"])
+	}},
+	{"packages", "packages", []string{"pending"}, func(c *settings, at string, o map[string]any) {
+		c.oneOf(at+".pending", o["pending"], "block", "annotate", "ignore")
+	}},
+	{"vulnerability", "vulnerability", []string{"max_age", "severity"}, func(c *settings, at string, o map[string]any) {
+		c.age(at+".max_age", o["max_age"])
+		c.oneOf(at+".severity", o["severity"], "CRITICAL", "HIGH", "MEDIUM", "LOW", "NEGLIGIBLE", "UNKNOWN")
+	}},
+}
+
+func (c *settings) rules(v any, packages map[string]bool) {
 	rules := c.object("rules", v)
-	c.known("rules", rules, packages...)
-	signature := c.object("rules.signature", rules["signature"])
-	c.known("rules.signature", signature, "signers")
-	at := "rules.signature.signers"
-	signers := c.list(at, signature["signers"])
-	if signature["signers"] != nil && len(signers) == 0 {
+	keys := slices.Collect(maps.Keys(packages))
+	for _, s := range shippedSettings {
+		if packages[s.pkg] {
+			keys = append(keys, s.key)
+		}
+	}
+	slices.Sort(keys)
+	c.known("rules", rules, slices.Compact(keys)...)
+	for _, s := range shippedSettings {
+		if !packages[s.pkg] {
+			continue // a team's own package may have that name
+		}
+		at := "rules." + s.key
+		o := c.object(at, rules[s.key])
+		c.known(at, o, s.keys...)
+		s.check(c, at, o)
+	}
+}
+
+func (c *settings) signers(at string, v any) {
+	signers := c.list(at, v)
+	if v != nil && len(signers) == 0 {
 		c.fail(at, "it names nobody; leave it out to accept every signer of trust.signers")
 	}
 	for i, s := range signers {
@@ -171,5 +218,29 @@ func (c *settings) rules(v any, packages []string) {
 		default:
 			c.fail(at, "it must be a name, or a mapping of repositories and signers")
 		}
+	}
+}
+
+// count demands a whole number of at least one.
+func (c *settings) count(at string, v any) {
+	if v == nil {
+		return
+	}
+	number, _ := v.(json.Number)
+	if n, err := number.Int64(); err != nil || n < 1 {
+		c.fail(at, "it is %v; it must be a number of at least 1", v)
+	}
+}
+
+var days = regexp.MustCompile(`^[1-9][0-9]{0,3}d$`)
+
+// age demands a duration as Go writes it, or days.
+func (c *settings) age(at string, v any) {
+	if v == nil {
+		return
+	}
+	text, _ := v.(string)
+	if d, err := time.ParseDuration(text); !days.MatchString(text) && (err != nil || d <= 0) {
+		c.fail(at, "it is %v; it must be a duration, such as 7d or 36h", v)
 	}
 }

@@ -35,9 +35,6 @@ const retryAfter = "5"
 // fail turns an error of the gate into the answer that keeps a client from
 // looking elsewhere where it should not, and that tells a person what to do.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, call call, err error) {
-	if r.Context().Err() != nil {
-		return // nobody is there to read it
-	}
 	var blocked *gate.BlockedError
 	unknown := codeManifestUnknown
 	switch call.operation {
@@ -69,7 +66,9 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, call call, err er
 		writeError(w, r, http.StatusNotFound, unknown, message, "")
 	case errors.Is(err, upstream.ErrUnauthorized):
 		writeError(w, r, http.StatusForbidden, codeDenied, message, "")
-	case errors.Is(err, upstream.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, upstream.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), r.Context().Err() != nil:
+		// A client that has hung up gets an answer too: without one, net/http
+		// would say 200 to whoever has closed only its sending half.
 		w.Header().Set("Retry-After", retryAfter)
 		writeError(w, r, http.StatusServiceUnavailable, codeDenied, "not served, because it cannot be judged now: "+message, "")
 	default:

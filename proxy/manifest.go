@@ -5,6 +5,7 @@ import (
 	"mime"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -74,7 +75,7 @@ func accepts(accept []string, mediaType string) bool {
 			if err != nil {
 				continue
 			}
-			if q := params["q"]; q == "0" || q == "0.0" {
+			if q, err := strconv.ParseFloat(params["q"], 64); err == nil && q == 0 {
 				continue
 			}
 			if t == mediaType || t == "*/*" || t == "application/*" {
@@ -128,14 +129,22 @@ func warnings(a *gate.Admission) []string {
 		if r.Effect == policy.Serve {
 			continue
 		}
-		text := fmt.Sprintf("TrustGate: %s: %s (%s, %s)", a.Reference.WithDigest("").Familiar(), r.Msg, r.Code, a.Verdict.ID)
-		value := `299 - "` + strings.ReplaceAll(strings.ReplaceAll(headerText(clip(text, 1000)), `\`, `\\`), `"`, `\"`) + `"`
+		about := fmt.Sprintf(" (%s, %s)", r.Code, a.Verdict.ID)
+		text := fmt.Sprintf("TrustGate: %s: %s", a.Reference.WithDigest("").Familiar(), r.Msg)
+		value := warning(clip(text, max(0, 1000-len(about))) + about)
 		if size += len(value); size > maxWarnings {
 			break
 		}
 		list = append(list, value)
 	}
 	return list
+}
+
+// warning is the value of a Warning header: a code, an agent and a quoted text.
+//
+// https://www.rfc-editor.org/rfc/rfc7234#section-5.5
+func warning(text string) string {
+	return `299 - "` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(headerText(text)) + `"`
 }
 
 // headerText makes text fit for a header: printable ASCII in one line.
@@ -165,7 +174,7 @@ func refuse(w http.ResponseWriter, r *http.Request, a *gate.Admission) {
 	header.Set("TrustGate-Decision-Id", a.Verdict.ID)
 	message, detail := blockMessage(a)
 	if r.Method == http.MethodHead {
-		header.Add("Warning", `299 - "`+strings.ReplaceAll(headerText(message), `"`, `'`)+`"`)
+		header.Add("Warning", warning(message))
 	}
 	writeError(w, r, http.StatusForbidden, codeDenied, message, detail)
 }

@@ -9,6 +9,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -63,6 +64,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
 	answer := &answer{ResponseWriter: w}
 	call, err := parse(r.URL)
+	defer func() { // also of an answer that is cut short by a panic
+		h.metrics.observe(call.operation, answer.status, time.Since(started))
+		h.log.Debug("request",
+			zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Int("status", answer.status),
+			zap.String("client", r.RemoteAddr), zap.Duration("took", time.Since(started)))
+	}()
 	switch {
 	case err != nil:
 		h.fail(answer, r, call, err)
@@ -71,10 +78,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		h.serve(answer, r, call)
 	}
-	h.metrics.observe(call.operation, answer.status, time.Since(started))
-	h.log.Debug("request",
-		zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Int("status", answer.status),
-		zap.String("client", r.RemoteAddr), zap.Duration("took", time.Since(started)))
 }
 
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, call call) {
@@ -141,8 +144,7 @@ func clip(s string, n int) string {
 	return strings.ToValidUTF8(s[:n], "")
 }
 
-// answer remembers the status for the metrics. It stays out of the way of
-// sendfile.
+// answer remembers the status for the metrics.
 type answer struct {
 	http.ResponseWriter
 	status int
@@ -160,6 +162,14 @@ func (a *answer) Write(p []byte) (int, error) {
 		a.status = http.StatusOK
 	}
 	return a.ResponseWriter.Write(p)
+}
+
+// ReadFrom hands a file on as one, which the connection sends by itself.
+func (a *answer) ReadFrom(src io.Reader) (int64, error) {
+	if a.status == 0 {
+		a.status = http.StatusOK
+	}
+	return io.Copy(a.ResponseWriter, src)
 }
 
 // Unwrap lets http.ResponseController reach the connection.

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/trustgate/trustgate/gate"
 	"github.com/trustgate/trustgate/oci"
@@ -60,17 +61,17 @@ func (r routes) repository(req *http.Request, name string) (oci.Reference, error
 		if len(ns) > 1 {
 			return oci.Reference{}, fmt.Errorf("%w: ns is given twice", errBadRequest)
 		}
-		registry, ok := r.byName[strings.ToLower(ns[0])]
+		registry, ok := r.named(ns[0])
 		if !ok {
 			return oci.Reference{}, fmt.Errorf("%q: %w (known: %s)", clip(ns[0], 100), gate.ErrUnknownRegistry, strings.Join(r.known, ", "))
 		}
 		return oci.NewReference(registry, name)
 	}
-	if registry, ok := r.byName[strings.ToLower(req.Host)]; ok {
+	if registry, ok := r.named(req.Host); ok {
 		return oci.NewReference(registry, name)
 	}
 	if first, rest, ok := strings.Cut(name, "/"); ok {
-		if registry, ok := r.byName[strings.ToLower(first)]; ok {
+		if registry, ok := r.named(first); ok {
 			return oci.NewReference(registry, rest)
 		}
 	}
@@ -78,6 +79,20 @@ func (r routes) repository(req *http.Request, name string) (oci.Reference, error
 		return oci.NewReference(r.fallback, name)
 	}
 	return oci.Reference{}, fmt.Errorf("%q: %w (known: %s)", clip(name, 100), gate.ErrUnknownRegistry, strings.Join(r.known, ", "))
+}
+
+// named looks a registry up. Case is folded for ASCII alone: there are other
+// letters whose lower case is an ASCII one.
+func (r routes) named(name string) (registry string, ok bool) {
+	if !isASCII(name) {
+		return "", false
+	}
+	registry, ok = r.byName[strings.ToLower(name)]
+	return registry, ok
+}
+
+func isASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r > unicode.MaxASCII })
 }
 
 type operation string
@@ -108,9 +123,10 @@ var (
 // 135.
 const maxPath = 1024
 
-// parse reads the path of a request. Percent-encoded slashes, dots that climb
-// and doubled slashes are refused, so that what is parsed here is what any
-// other reader of the same path would see.
+// parse reads the path of a request. Percent-encoded separators and what is not
+// ASCII are refused here, dots that climb and doubled slashes where the name is
+// read, so that what is parsed is what any other reader of the same path would
+// see.
 //
 // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#endpoints
 func parse(u *url.URL) (call, error) {
@@ -121,6 +137,9 @@ func parse(u *url.URL) (call, error) {
 	if escaped := strings.ToLower(u.EscapedPath()); strings.Contains(escaped, "%2f") || strings.Contains(escaped, "%25") || strings.Contains(escaped, "%5c") {
 		return none, fmt.Errorf("%w: the path hides separators", errBadRequest)
 	}
+	if !isASCII(u.Path) {
+		return none, fmt.Errorf("%w: the path has characters that no name and no tag has", errBadRequest)
+	}
 	if u.Path == "/v2/" || u.Path == "/v2" {
 		return call{operation: opBase}, nil
 	}
@@ -130,11 +149,13 @@ func parse(u *url.URL) (call, error) {
 	}
 	parts := strings.Split(rest, "/")
 	n := len(parts)
-	if uploads := slices.Index(parts, "uploads"); uploads > 1 && parts[uploads-1] == "blobs" && uploads >= n-2 {
-		return call{operation: opUpload, name: strings.Join(parts[:uploads-1], "/")}, nil
-	}
 	if n < 3 {
 		return none, errNoSuchCall
+	}
+	for _, blobs := range []int{n - 3, n - 2} { // with an upload's id or a slash after it, and without
+		if blobs > 0 && parts[blobs] == "blobs" && parts[blobs+1] == "uploads" {
+			return call{operation: opUpload, name: strings.Join(parts[:blobs], "/")}, nil
+		}
 	}
 	c := call{name: strings.Join(parts[:n-2], "/"), reference: parts[n-1]}
 	switch parts[n-2] {

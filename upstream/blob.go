@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -42,13 +41,13 @@ func (p *Repository) Blob(ctx context.Context, d digest.Digest, offset int64) (b
 		cancel(nil)
 		return nil, 0, err
 	}
+	resp.Body = newStream(ctx, cancel, c, resp.Body)
 	size, err = c.blobSize(ctx, resp, d, offset)
 	if err != nil {
 		resp.Body.Close()
-		cancel(nil)
 		return nil, 0, err
 	}
-	return newStream(ctx, cancel, c, resp.Body), size, nil
+	return resp.Body, size, nil
 }
 
 func (c call) blobSize(ctx context.Context, resp *http.Response, d digest.Digest, offset int64) (int64, error) {
@@ -66,40 +65,38 @@ func (c call) blobSize(ctx context.Context, resp *http.Response, d digest.Digest
 	case resp.StatusCode != http.StatusPartialContent:
 		return 0, c.answered(ctx, resp)
 	}
-	start, size, err := parseContentRange(resp.Header.Get("Content-Range"))
-	if err != nil || start != offset {
+	sent, err := parseContentRange(resp.Header.Get("Content-Range"))
+	length := sent.last - sent.first + 1
+	if err != nil || sent.first != offset || (sent.size >= 0 && sent.last != sent.size-1) || (resp.ContentLength >= 0 && resp.ContentLength != length) {
 		return 0, c.fail(ErrRange, false, fmt.Sprintf("the registry sent another range (%s) than was asked for", clip(printable(resp.Header.Get("Content-Range")), 80)), "")
 	}
-	return size, nil
+	return sent.size, nil
 }
 
-// parseContentRange reads "bytes 5-9/10"; size is -1 for "bytes 5-9/*".
+// contentRange is a part of a blob, by its first and its last byte. size is
+// that of the blob, or -1.
+type contentRange struct{ first, last, size int64 }
+
+// parseContentRange reads "bytes 5-9/10" and "bytes 5-9/*".
 //
 // https://www.rfc-editor.org/rfc/rfc9110#section-14.4
-func parseContentRange(s string) (start, size int64, err error) {
-	within, total, ok := strings.Cut(strings.TrimPrefix(s, "bytes "), "/")
+func parseContentRange(s string) (contentRange, error) {
+	within, size, whole := strings.Cut(strings.TrimPrefix(s, "bytes "), "/")
 	first, last, ranged := strings.Cut(within, "-")
-	if !ok || !ranged || !strings.HasPrefix(s, "bytes ") {
-		return 0, 0, fmt.Errorf("not a byte range: %q", clip(s, 80))
+	broken := !whole || !ranged || !strings.HasPrefix(s, "bytes ")
+	number := func(digits string) int64 {
+		n, err := strconv.ParseUint(digits, 10, 63)
+		broken = broken || err != nil
+		return int64(n)
 	}
-	start, err = strconv.ParseInt(first, 10, 64)
-	if err != nil {
-		return 0, 0, err
+	r := contentRange{first: number(first), last: number(last), size: -1}
+	if size != "*" {
+		r.size = number(size)
 	}
-	end, err := strconv.ParseInt(last, 10, 64)
-	if err != nil {
-		return 0, 0, err
+	if broken || r.last < r.first || (r.size >= 0 && r.last >= r.size) {
+		return contentRange{}, fmt.Errorf("not a byte range: %q", clip(s, 80))
 	}
-	size = -1
-	if total != "*" {
-		if size, err = strconv.ParseInt(total, 10, 64); err != nil {
-			return 0, 0, err
-		}
-	}
-	if start < 0 || end < start || (size >= 0 && end >= size) {
-		return 0, 0, fmt.Errorf("not a byte range: %q", clip(s, 80))
-	}
-	return start, size, nil
+	return r, nil
 }
 
 // errStalled reports a body that stood still.
@@ -128,9 +125,6 @@ func (s *stream) Read(b []byte) (int, error) {
 	n, err := s.body.Read(b)
 	s.stall.Stop()
 	if err != nil && err != io.EOF {
-		if cause := context.Cause(s.ctx); errors.Is(cause, errStalled) {
-			err = cause
-		}
 		err = s.call.transport(s.ctx, err)
 	}
 	return n, err

@@ -31,7 +31,7 @@ type egress struct {
 	base     *http.Transport
 	upstream *url.URL
 	insecure bool
-	tokens   []string // hosts that may be sent credentials beside the upstream's
+	tokens   []string // hosts that may be sent credentials beside the upstream's, in lower case
 	proxy    func(*url.URL) (*url.URL, error)
 	proxies  map[string]bool // host:port of the environment's proxies
 
@@ -166,10 +166,18 @@ func (r reach) String() string {
 }
 
 var (
-	blocked  = append(auth.DefaultBlockedRealmPrefixes(), netip.MustParsePrefix("240.0.0.0/4"))
-	privates = auth.PrivateRealmPrefixes()
-	nat64    = netip.MustParsePrefix("64:ff9b::/96")
-	sixToIV  = netip.MustParsePrefix("2002::/16")
+	blocked = append(auth.DefaultBlockedRealmPrefixes(),
+		netip.MustParsePrefix("192.0.0.0/24"), // protocol assignments, a metadata service among them
+		netip.MustParsePrefix("240.0.0.0/4"),
+		netip.MustParsePrefix("::/96"), // IPv4 in a form that was withdrawn
+	)
+	privates = append(auth.PrivateRealmPrefixes(),
+		netip.MustParsePrefix("198.18.0.0/15"),  // benchmarks
+		netip.MustParsePrefix("64:ff9b:1::/48"), // translation within a network
+		netip.MustParsePrefix("fec0::/10"),      // site-local, withdrawn
+	)
+	nat64   = netip.MustParsePrefix("64:ff9b::/96")
+	sixToIV = netip.MustParsePrefix("2002::/16")
 )
 
 func reachOf(addr netip.Addr) reach {
@@ -207,9 +215,13 @@ func embedded(addr netip.Addr) netip.Addr {
 func hostPort(u *url.URL) string {
 	port := u.Port()
 	if port == "" {
-		port = "443"
-		if strings.EqualFold(u.Scheme, "http") {
+		switch strings.ToLower(u.Scheme) {
+		case "http":
 			port = "80"
+		case "socks5", "socks5h":
+			port = "1080"
+		default:
+			port = "443"
 		}
 	}
 	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)

@@ -15,7 +15,6 @@ import (
 
 	"crypto/x509"
 
-	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
@@ -82,48 +81,80 @@ func (c call) broken(format string, args ...any) error {
 	return c.fail(oci.ErrManifest, false, fmt.Sprintf(format, args...), "the registry, or something before it, is broken or lies")
 }
 
+// asking turns an error of r.client into a failure.
+func (c call) asking(ctx context.Context, err error) error {
+	var (
+		answer  *errcode.ErrorResponse
+		sent    *url.Error
+		network net.Error
+	)
+	switch {
+	case errors.As(err, &answer):
+		// r.client passes on the answers of the registry, whatever they are, so
+		// this one is of the token server and says nothing of what was asked for.
+		return c.tokenServer(answer)
+	case !errors.As(err, &sent) && !errors.As(err, &network):
+		err = &loginError{err}
+	}
+	return c.transport(ctx, err)
+}
+
+// loginError is what oras-go has to say of a challenge or of a token.
+type loginError struct{ error }
+
+func (e *loginError) Unwrap() error { return e.error }
+
+func (c call) tokenServer(answer *errcode.ErrorResponse) error {
+	what := fmt.Sprintf("its token server %s answered %s", clip(answer.URL.Host, 255), describe(answer.StatusCode, answer.Errors))
+	switch status := answer.StatusCode; {
+	case status == http.StatusTooManyRequests, status == http.StatusRequestTimeout, status >= 500:
+		return c.fail(ErrUnavailable, true, what, "try again later")
+	}
+	return c.fail(ErrUnauthorized, false, what, c.registry.loginAdvice())
+}
+
 // transport turns an error of sending a request or of reading its answer into
 // a failure.
 func (c call) transport(ctx context.Context, err error) error {
 	var (
-		mine     *failure
-		response *errcode.ErrorResponse
-		refused  *refusal
-		login    *credentialError
-		unknown  x509.UnknownAuthorityError
-		name     x509.HostnameError
-		invalid  x509.CertificateInvalidError
-		dns      *net.DNSError
+		mine    *failure
+		refused *refusal
+		local   *credentialError
+		login   *loginError
+		unknown x509.UnknownAuthorityError
+		name    x509.HostnameError
+		invalid x509.CertificateInvalidError
+		dns     *net.DNSError
 	)
 	switch {
 	case errors.As(err, &mine):
 		return mine
-	case errors.As(err, &response):
-		return c.status(ctx, response.StatusCode, response.Errors, "")
 	case errors.As(err, &refused):
 		return c.fail(ErrUnavailable, false, refused.Error(), refused.advice)
-	case errors.As(err, &login):
-		return c.fail(ErrUnauthorized, false, login.Error(), "")
+	case errors.As(err, &local):
+		return c.fail(ErrUnauthorized, false, local.Error(), "")
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
 		return c.fail(ErrUnauthorized, false, "the registry asks for credentials", c.registry.loginAdvice())
-	case errors.Is(err, errdef.ErrTooManyPages):
-		return c.broken("the list has too many pages")
-	case errors.Is(ctx.Err(), context.Canceled) && context.Cause(ctx) == context.Canceled:
+	case errors.Is(context.Cause(ctx), errStalled):
+		return c.fail(ErrUnavailable, true, errStalled.Error(), "try again")
+	case errors.Is(ctx.Err(), context.Canceled):
 		f := c.fail(nil, true, "nobody waits for it any more", "")
-		f.inner = context.Canceled
+		if f.inner = context.Cause(ctx); f.inner != context.Canceled {
+			f.kind = ErrUnavailable // somebody gave up on it for a reason of their own
+		}
 		return f
 	case errors.Is(err, context.DeadlineExceeded) || errors.Is(ctx.Err(), context.DeadlineExceeded):
 		f := c.fail(ErrUnavailable, true, "no answer in time", "try again")
 		f.inner = context.DeadlineExceeded
 		return f
-	case errors.Is(err, errStalled):
-		return c.fail(ErrUnavailable, true, errStalled.Error(), "try again")
 	case errors.As(err, &unknown), errors.As(err, &name), errors.As(err, &invalid):
 		return c.fail(ErrUnavailable, true, brief(err), "if the registry has a certificate of your own CA, give its route that CA")
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return c.fail(ErrUnavailable, true, "the name "+clip(dns.Name, 255)+" does not resolve", "check the route's upstream and this machine's DNS")
 	case errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF):
 		return c.fail(ErrUnavailable, true, "the connection broke in the middle of the answer", "try again")
+	case errors.As(err, &login):
+		return c.fail(ErrUnauthorized, false, "logging in failed: "+brief(err), c.registry.loginAdvice())
 	}
 	return c.fail(ErrUnavailable, true, brief(err), "check that the registry runs and can be reached from here")
 }
@@ -131,20 +162,24 @@ func (c call) transport(ctx context.Context, err error) error {
 // answered turns an answer that is not the one hoped for into a failure. It
 // reads the body and leaves closing it to the caller.
 func (c call) answered(ctx context.Context, resp *http.Response) error {
+	return c.status(ctx, resp.StatusCode, readErrors(resp.Body), resp.Header.Get("Retry-After"))
+}
+
+// readErrors reads an error document; what is none has no errors.
+//
+// https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes
+func readErrors(body io.Reader) errcode.Errors {
 	var document struct {
 		Errors errcode.Errors `json:"errors"`
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxErrorBody)).Decode(&document); err != nil {
-		document.Errors = nil
+	if err := json.NewDecoder(io.LimitReader(body, maxErrorBody)).Decode(&document); err != nil {
+		return nil
 	}
-	return c.status(ctx, resp.StatusCode, document.Errors, resp.Header.Get("Retry-After"))
+	return document.Errors
 }
 
 func (c call) status(ctx context.Context, status int, said errcode.Errors, retryAfter string) error {
-	what := fmt.Sprintf("the registry answered %d %s", status, http.StatusText(status))
-	if text := quote(said); text != "" {
-		what += " (" + text + ")"
-	}
+	what := "the registry answered " + describe(status, said)
 	switch {
 	case status == http.StatusNotFound:
 		if len(said) == 0 || said[0].Code == "" {
@@ -169,6 +204,14 @@ func (c call) status(ctx context.Context, status int, said errcode.Errors, retry
 	return c.fail(oci.ErrManifest, false, what, "")
 }
 
+func describe(status int, said errcode.Errors) string {
+	text := strings.TrimSpace(fmt.Sprintf("%d %s", status, http.StatusText(status)))
+	if quoted := quote(said); quoted != "" {
+		text += " (" + quoted + ")"
+	}
+	return text
+}
+
 // quote is what a registry says of its own error, made safe to show.
 func quote(said errcode.Errors) string {
 	var parts []string
@@ -189,8 +232,11 @@ func brief(err error) string {
 	for errors.As(err, &at) {
 		err = at.Err
 	}
-	return printable(clip(err.Error(), 400))
+	return printable(clip(quotedQuery.ReplaceAllString(err.Error(), `$1"`), 400))
 }
+
+// quotedQuery is an URL, or what is left of one, as Go's errors quote it.
+var quotedQuery = regexp.MustCompile(`("[^"?]*)\?(?:[^"\\]|\\.)*"`)
 
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
@@ -214,8 +260,8 @@ var secrets = []struct {
 	shape *regexp.Regexp
 	shown string
 }{
-	{regexp.MustCompile(`(?i)(\b[a-z][a-z0-9+.-]*://)[^\s/"'@]*@`), "$1"},
-	{regexp.MustCompile(`(?i)(\b[a-z][a-z0-9+.-]*://[^\s"'?]*)\?[^\s"']*`), "$1"},
+	{regexp.MustCompile(`(?i)(\b[a-z][a-z0-9+.-]*://)[^\s/?#"]*@`), "$1"},
+	{regexp.MustCompile(`(?i)(\b[a-z][a-z0-9+.-]*://[^\s"?]*)\?[^\s"]*`), "$1"},
 	{regexp.MustCompile(`(?i)\b(basic|bearer) +[A-Za-z0-9+/_.~-]{8,}=*`), "$1 …"},
 	{regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}(\.[A-Za-z0-9_-]*){0,2}`), "…"},
 }

@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"errors"
+	"io"
 	"mime"
 	"net/http"
 	"slices"
@@ -16,9 +17,11 @@ import (
 )
 
 const (
-	maxPages     = 64    // of one list
 	maxReferrers = 2048  // of one digest
 	maxTags      = 65536 // of one repository
+
+	maxReferrerPages = 64
+	maxTagPages      = 700 // some registries give a hundred at most, whatever they are asked for
 )
 
 // Referrers lists the manifests whose subject is d, from the referrers API or,
@@ -60,8 +63,7 @@ func (p *Repository) referrersByAPI(ctx context.Context, c call, d digest.Digest
 		return nil, err
 	}
 	defer done()
-	repository := p.remote()
-	repository.Client = lenient{repository.Client}
+	repository := p.remote(c)
 	// Keeps oras-go from falling back by itself, where it would take a server
 	// that has lost its registry for a registry that has no referrers.
 	if err := repository.SetReferrersCapability(true); err != nil {
@@ -83,23 +85,68 @@ func (p *Repository) referrersByAPI(ctx context.Context, c call, d digest.Digest
 	case errors.As(err, &answer) && slices.Contains([]int{http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented}, answer.StatusCode):
 		return nil, errNoReferrersAPI
 	}
-	return nil, c.transport(ctx, err)
+	return nil, c.listing(ctx, err)
 }
 
 var errEnough = errors.New("enough")
 
-// lenient spares oras-go the parameters of a content type, for which it would
-// take a list for something else.
-type lenient struct{ remote.Client }
-
-func (l lenient) Do(req *http.Request) (*http.Response, error) {
-	resp, err := l.Client.Do(req)
-	if err == nil {
-		if mediaType, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err == nil {
-			resp.Header.Set("Content-Type", mediaType)
-		}
+// listing turns an error of oras-go's lists into a failure. Those of sending and
+// of reading are failures already.
+func (c call) listing(ctx context.Context, err error) error {
+	var (
+		mine   *failure
+		answer *errcode.ErrorResponse
+	)
+	switch {
+	case errors.As(err, &mine):
+		return mine
+	case errors.As(err, &answer):
+		return c.status(ctx, answer.StatusCode, answer.Errors, "")
+	case errors.Is(err, errdef.ErrTooManyPages):
+		return c.broken("the list has too many pages")
 	}
-	return resp, err
+	return c.broken("the list cannot be read: %s", brief(err))
+}
+
+// pages is what oras-go asks for the pages of a list.
+type pages struct {
+	remote.Client
+	call  call
+	limit int64 // bytes of one page
+}
+
+// Do implements remote.Client.
+func (p pages) Do(req *http.Request) (*http.Response, error) {
+	resp, err := p.Client.Do(req)
+	if err != nil {
+		return nil, p.call.asking(req.Context(), err)
+	}
+	// oras-go would take a list for something else if its type has parameters.
+	if mediaType, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err == nil {
+		resp.Header.Set("Content-Type", mediaType)
+	}
+	resp.Body = &page{resp.Body, req.Context(), p.call, p.limit}
+	return resp, nil
+}
+
+// page tells a page that is too long from one that breaks off.
+type page struct {
+	io.ReadCloser
+	ctx  context.Context
+	call call
+	left int64
+}
+
+// Read implements io.Reader.
+func (p *page) Read(b []byte) (int, error) {
+	n, err := p.ReadCloser.Read(b)
+	if p.left -= int64(n); p.left < 0 {
+		return 0, p.call.broken("a page of the list has more bytes than the %d allowed", p.call.registry.manifestLimit)
+	}
+	if err != nil && err != io.EOF {
+		err = p.call.transport(p.ctx, err)
+	}
+	return n, err
 }
 
 // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#referrers-tag-schema
@@ -132,25 +179,25 @@ func (p *Repository) Tags(ctx context.Context, n int, last string) ([]string, er
 	if n <= 0 || n > maxTags {
 		n = 0
 	}
-	repository := p.remote()
+	repository := p.remote(c)
 	repository.TagListPageSize = n
 	tags := []string{}
 	err = repository.Tags(ctx, last, func(page []string) error {
+		if n == 0 && len(tags)+len(page) > maxTags {
+			return c.broken("it has more than %d tags; ask for fewer with n and last", maxTags)
+		}
 		for _, tag := range page {
 			if _, err := p.name.WithTag(tag); err != nil {
 				continue // no client could ask for it
 			}
-			if tags = append(tags, tag); len(tags) == n || len(tags) > maxTags {
+			if tags = append(tags, tag); len(tags) == n {
 				return errEnough
 			}
 		}
 		return nil
 	})
-	switch {
-	case len(tags) > maxTags:
-		return nil, c.broken("it has more than %d tags; ask for fewer with n and last", maxTags)
-	case err != nil && !errors.Is(err, errEnough):
-		return nil, c.transport(ctx, err)
+	if err != nil && !errors.Is(err, errEnough) {
+		return nil, c.listing(ctx, err)
 	}
 	return tags, nil
 }

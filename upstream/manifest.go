@@ -6,6 +6,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -63,7 +64,7 @@ func (p *Repository) head(ctx context.Context, tagOrDigest string) (oci.Descript
 		return oci.Descriptor{}, nil
 	}
 	mediaType, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if err != nil || resp.ContentLength < 0 || resp.Header.Get(headerDigest) == "" {
+	if err != nil || !slices.Contains(oci.ManifestMediaTypes, mediaType) || resp.ContentLength <= 0 {
 		return oci.Descriptor{}, nil
 	}
 	d, err := oci.ParseDigest(resp.Header.Get(headerDigest))
@@ -122,10 +123,10 @@ func (c call) parseManifest(raw []byte, header http.Header, want digest.Digest) 
 			hash = d
 		}
 		// A schema 1 manifest hashes to something else than its bytes.
-		if m, err := oci.ParseManifest(raw, header.Get("Content-Type"), ""); errors.Is(err, oci.ErrSchema1) {
+		if _, err := oci.ParseManifest(raw, header.Get("Content-Type"), ""); errors.Is(err, oci.ErrSchema1) {
 			return nil, c.refuse(err)
-		} else if got := oci.DigestOf(raw, d); got != d {
-			_ = m
+		}
+		if got := oci.DigestOf(raw, d); got != d {
 			return nil, c.broken("the registry claims the digest %s, but its bytes hash to %s", d, got)
 		}
 	}

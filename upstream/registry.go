@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -114,14 +115,15 @@ func parseBase(o Options) (*url.URL, error) {
 	case base.User != nil:
 		return nil, errors.New("the URL carries a user name; put it under credentials")
 	case base.Scheme != "https" && base.Scheme != "http":
-		return nil, fmt.Errorf("%s is not an http or https URL", base)
+		// Without the scheme, "user:password@host" reads as an URL too.
+		return nil, errors.New("the URL begins neither with https:// nor with http://")
 	case base.Scheme == "http" && !o.Insecure:
-		return nil, fmt.Errorf("%s is plain http; use https, or mark the route insecure", base)
-	case base.Host == "" || strings.Trim(base.Path, "/") != "" || base.RawQuery != "" || base.Fragment != "":
-		return nil, fmt.Errorf("%s must be a scheme and a host alone, such as https://registry.example.com; paths before /v2/ are not supported", base)
+		return nil, fmt.Errorf("http://%s is plain http; use https, or mark the route insecure", base.Host)
+	case base.Hostname() == "" || strings.Trim(base.Path, "/") != "" || base.RawQuery != "" || base.Fragment != "":
+		return nil, errors.New("the URL must be a scheme and a host alone, such as https://registry.example.com; paths before /v2/ are not supported")
 	}
 	if err := (orasregistry.Reference{Registry: base.Host}).ValidateRegistry(); err != nil {
-		return nil, fmt.Errorf("%s: the host is not one of a registry", base)
+		return nil, fmt.Errorf("%q is not the host of a registry", base.Host)
 	}
 	return &url.URL{Scheme: base.Scheme, Host: strings.ToLower(base.Host)}, nil
 }
@@ -149,6 +151,11 @@ func (r *Registry) Ping(ctx context.Context) error {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return c.answered(ctx, resp)
+	}
+	// A body that was not read costs the connection.
+	_, err = io.CopyN(io.Discard, resp.Body, maxErrorBody)
+	if err != nil && err != io.EOF {
+		return c.transport(ctx, err)
 	}
 	return nil
 }
@@ -195,7 +202,7 @@ func (r *Registry) send(ctx context.Context, c call, method, path string, header
 	}
 	resp, err := r.client.Do(req)
 	if err != nil {
-		return nil, c.transport(ctx, err)
+		return nil, c.asking(ctx, err)
 	}
 	return resp, nil
 }
@@ -210,6 +217,7 @@ func (r *Registry) probe(ctx context.Context) (signatures bool, err error) {
 	if err != nil {
 		return false, c.transport(ctx, err)
 	}
+	req.Header = r.client.Header.Clone()
 	resp, err := r.plain.Do(req)
 	if err != nil {
 		return false, c.transport(ctx, err)
@@ -232,15 +240,15 @@ func (r *Registry) loginAdvice() string { return r.credentials.advice(r.host) }
 // remote is oras-go's view of p. It is made for one question: what oras-go
 // learns of a repository's capabilities from one digest must not decide where
 // the evidence about another is looked for.
-func (p *Repository) remote() *remote.Repository {
+func (p *Repository) remote(c call) *remote.Repository {
 	return &remote.Repository{
-		Client:               p.registry.client,
+		Client:               pages{p.registry.client, c, p.registry.manifestLimit},
 		Reference:            orasregistry.Reference{Registry: p.registry.host, Repository: p.name.Repository()},
 		PlainHTTP:            p.registry.base.Scheme == "http",
 		ManifestMediaTypes:   oci.ManifestMediaTypes,
-		MaxMetadataBytes:     p.registry.manifestLimit,
-		ReferrerListMaxPages: maxPages,
-		TagListMaxPages:      maxPages,
+		MaxMetadataBytes:     p.registry.manifestLimit + 1, // pages has the say
+		ReferrerListMaxPages: maxReferrerPages,
+		TagListMaxPages:      maxTagPages,
 	}
 }
 

@@ -6,10 +6,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/net/http/httpproxy"
@@ -38,8 +40,11 @@ const (
 func newTransport(o Options, upstream *url.URL) (*egress, http.RoundTripper, error) {
 	environment := httpproxy.FromEnvironment()
 	e := &egress{
-		upstream: upstream, insecure: o.Insecure, tokens: o.TokenHosts,
+		upstream: upstream, insecure: o.Insecure,
 		proxy: environment.ProxyFunc(), proxies: map[string]bool{},
+	}
+	for _, host := range o.TokenHosts {
+		e.tokens = append(e.tokens, strings.ToLower(host))
 	}
 	for _, named := range []string{environment.HTTPProxy, environment.HTTPSProxy} {
 		if u, err := url.Parse(named); err == nil && u.Host != "" {
@@ -105,7 +110,7 @@ func (patience) Retry(attempt int, resp *http.Response, err error) (time.Duratio
 	if attempt >= statusRetries {
 		return -1, nil
 	}
-	wait, asked := retryAfter(resp)
+	wait, asked := retryAfter(resp.Header.Get("Retry-After"))
 	if !asked {
 		wait = backoff(attempt, nil)
 	}
@@ -116,13 +121,16 @@ func (patience) Retry(attempt int, resp *http.Response, err error) (time.Duratio
 	return wait, nil
 }
 
-// retryAfter reads both forms of the header.
+// retryAfter reads both forms of the header. More seconds than can be counted
+// are a wait that nobody has the patience for.
 //
 // https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
-func retryAfter(resp *http.Response) (time.Duration, bool) {
-	value := resp.Header.Get("Retry-After")
-	if seconds, err := strconv.ParseInt(value, 10, 32); err == nil && seconds >= 0 {
+func retryAfter(value string) (time.Duration, bool) {
+	switch seconds, err := strconv.ParseUint(value, 10, 31); {
+	case err == nil:
 		return time.Duration(seconds) * time.Second, true
+	case errors.Is(err, strconv.ErrRange):
+		return math.MaxInt64, true
 	}
 	if at, err := http.ParseTime(value); err == nil {
 		return max(time.Until(at), 0), true
@@ -131,8 +139,8 @@ func retryAfter(resp *http.Response) (time.Duration, bool) {
 }
 
 // isConnectionFailure says whether err is of the network, as opposed to a
-// refusal, a certificate that does not fit, a name that does not exist, or
-// nobody waiting any more.
+// refusal, a certificate that does not fit, a name that does not exist, a
+// registry that thinks for too long, or nobody waiting any more.
 func isConnectionFailure(err error) bool {
 	var (
 		refused *refusal
@@ -141,12 +149,16 @@ func isConnectionFailure(err error) bool {
 		timeout net.Error
 	)
 	switch {
-	case errors.As(err, &refused), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case errors.As(err, &refused), errors.Is(err, context.Canceled):
 		return false
 	case errors.As(err, &dns):
 		return dns.IsTemporary
 	case errors.As(err, &op), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		// A dial that timed out claims to be context.DeadlineExceeded; where
+		// the caller's time is over too, the wait before the next ends at once.
 		return true
+	case errors.Is(err, context.DeadlineExceeded):
+		return false
 	}
 	return errors.As(err, &timeout) && timeout.Timeout()
 }

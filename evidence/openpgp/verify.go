@@ -52,10 +52,7 @@ func verify(s *evidence.Signature, raw []byte, d digest.Digest, signers []Signer
 	if err != nil {
 		return evidence.Signer{}, err
 	}
-	s.SignedAt = m.signature.CreationTime.UTC()
-	if seconds := m.signature.SigLifetimeSecs; seconds != nil && *seconds != 0 {
-		s.ExpiresAt = s.SignedAt.Add(time.Duration(*seconds) * time.Second)
-	}
+	s.SignedAt, s.ExpiresAt = m.lifetime()
 	payload, err := simplesigning.Parse(m.body, simplesigning.TypeAtomic)
 	if err != nil {
 		return evidence.Signer{}, err
@@ -66,15 +63,35 @@ func verify(s *evidence.Signature, raw []byte, d digest.Digest, signers []Signer
 	if err != nil {
 		return evidence.Signer{}, err
 	}
-	switch {
-	case s.SignedAt.After(now):
-		return evidence.Signer{}, fmt.Errorf("it was made at %s, which is in the future; compare the clocks of the signer and of TrustGate", s.SignedAt.Format(time.RFC3339))
-	case !s.ExpiresAt.IsZero() && now.After(s.ExpiresAt):
-		return evidence.Signer{}, fmt.Errorf("it expired at %s; sign the image again", s.ExpiresAt.Format(time.RFC3339))
-	case payload.Digest != d:
+	if err := m.stands(now); err != nil {
+		return evidence.Signer{}, err
+	}
+	if payload.Digest != d {
 		return evidence.Signer{}, fmt.Errorf("it is for %s, not for this image; it was copied from another one", payload.Digest)
 	}
 	return by, nil
+}
+
+// lifetime is when the signature was made and when it expires by its own
+// account; the zero time is never.
+func (m *message) lifetime() (madeAt, expiresAt time.Time) {
+	madeAt = m.signature.CreationTime.UTC()
+	if seconds := m.signature.SigLifetimeSecs; seconds != nil && *seconds != 0 {
+		expiresAt = madeAt.Add(time.Duration(*seconds) * time.Second)
+	}
+	return madeAt, expiresAt
+}
+
+// stands says whether the signature counts now, whoever made it.
+func (m *message) stands(now time.Time) error {
+	madeAt, expiresAt := m.lifetime()
+	switch {
+	case madeAt.After(now):
+		return fmt.Errorf("it was made at %s, which is in the future; compare the clocks of the signer and of TrustGate", madeAt.Format(time.RFC3339))
+	case !expiresAt.IsZero() && now.After(expiresAt):
+		return fmt.Errorf("it expired at %s; sign again", expiresAt.Format(time.RFC3339))
+	}
+	return nil
 }
 
 // madeBy finds the key that made the signature among those of the signers.

@@ -14,7 +14,12 @@ import (
 
 func vector(t testing.TB, name string) []byte {
 	t.Helper()
-	raw, err := os.ReadFile("testdata/cosign/" + name)
+	return stored(t, "cosign/"+name)
+}
+
+func stored(t testing.TB, name string) []byte {
+	t.Helper()
+	raw, err := os.ReadFile("testdata/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,14 +58,14 @@ func samePredicate(t *testing.T, predicateType string, predicate json.RawMessage
 func FuzzEnvelope(f *testing.F) {
 	c, m := vectors(f)
 	good := vector(f, "attestation.dsse.json")
-	if a := c.attestation(f.Context(), m.Digest, good); !a.By.Verified() {
+	if a := c.attestation(m.Digest, good, nil); !a.By.Verified() {
 		f.Fatal(a.Err)
 	}
 	f.Add(good)
 	f.Add([]byte(`{"payloadType":"application/vnd.in-toto+json","payload":"e30=","signatures":[{"sig":""}]}`))
 	f.Add([]byte(`{"payload":null,"payloadType":null,"signatures":null}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		a := c.attestation(t.Context(), m.Digest, raw)
+		a := c.attestation(m.Digest, raw, nil)
 		if a.By.Verified() != (a.Err == "") {
 			t.Fatalf("verified %v and says %q", a.By.Verified(), a.Err)
 		}

@@ -2,7 +2,6 @@ package sigstore
 
 import (
 	"bytes"
-	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -19,16 +18,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/secure-systems-lab/go-securesystemslib/dsse"
-	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
-	sigdsse "github.com/sigstore/sigstore/pkg/signature/dsse"
 
 	"github.com/trustgate/trustgate/evidence"
-	"github.com/trustgate/trustgate/oci"
 )
 
 const (
@@ -40,15 +35,16 @@ const (
 // checked. The zero Signer verifies nothing.
 type Signer struct{ by verifier }
 
-// verifier checks the three forms that a signature comes in. Each method
-// answers with the signer only when the signature holds.
+// verifier checks a signature and answers with the signer only when it holds.
 type verifier interface {
-	// payload checks a detached signature over a payload.
-	payload(payload, sig []byte) (evidence.Signer, error)
-	// envelope checks that at least one of the envelope's signatures holds.
-	envelope(ctx context.Context, e *dsse.Envelope) (evidence.Signer, error)
-	// bundle checks a bundle over the manifest.
-	bundle(b *bundle.Bundle, m *oci.Manifest) (evidence.Signer, error)
+	verify(s *signed) (made, error)
+}
+
+// made is who made a signature and when, as far as that is proven.
+type made struct {
+	signer evidence.Signer
+	at     time.Time // zero when nobody but the signer says when
+	until  time.Time // zero when it holds for good
 }
 
 // errNotOurs says that a signature was not made by this signer.
@@ -120,56 +116,34 @@ func parseKey(raw []byte) (crypto.PublicKey, error) {
 // publicKey verifies by one key and nothing else.
 type publicKey struct {
 	signer       evidence.Signer
-	detached     anyOf // signatures over payloads and envelopes
-	overArtifact anyOf // message signatures of bundles
+	detached     anyOf // signatures over envelopes
+	overArtifact anyOf // signatures over payloads and manifests
 }
 
-func (k *publicKey) payload(payload, sig []byte) (evidence.Signer, error) {
-	if err := k.detached.VerifySignature(bytes.NewReader(sig), bytes.NewReader(payload)); err != nil {
-		return evidence.Signer{}, errNotOurs
+func (k *publicKey) verify(s *signed) (made, error) {
+	if s.byKey == nil {
+		return made{}, errNotOurs
 	}
-	return k.signer, nil
+	key := k.detached
+	if s.isMessage {
+		key = k.overArtifact
+	}
+	if err := verifyIgnoringTransparencyLog(s.byKey, key, s.artifact()); err != nil {
+		return made{}, errNotOurs
+	}
+	return made{signer: k.signer}, nil
 }
 
-func (k *publicKey) envelope(ctx context.Context, e *dsse.Envelope) (evidence.Signer, error) {
-	pub, err := k.detached.PublicKey()
-	if err != nil {
-		return evidence.Signer{}, err
-	}
-	v, err := dsse.NewEnvelopeVerifier(&sigdsse.VerifierAdapter{SignatureVerifier: k.detached, Pub: pub})
-	if err != nil {
-		return evidence.Signer{}, err
-	}
-	if _, err := v.Verify(ctx, e); err != nil {
-		return evidence.Signer{}, errNotOurs
-	}
-	return k.signer, nil
-}
-
-func (k *publicKey) bundle(b *bundle.Bundle, m *oci.Manifest) (evidence.Signer, error) {
-	// What was signed is compared with the manifest here too; the caller's own
-	// comparison is what the error messages come from.
-	key, artifact := k.overArtifact, verify.WithArtifact(bytes.NewReader(m.Raw))
-	if b.GetDsseEnvelope() != nil {
-		sum, err := hex.DecodeString(m.Digest.Encoded())
-		if err != nil {
-			return evidence.Signer{}, err
-		}
-		key, artifact = k.detached, verify.WithArtifactDigest(m.Digest.Algorithm().String(), sum)
-	}
-	return k.signer, verifyIgnoringTransparencyLog(b, key, artifact)
-}
-
-// verifyIgnoringTransparencyLog checks a bundle by key alone. The key is used
-// whatever the bundle's hint says, which nothing protects.
-func verifyIgnoringTransparencyLog(b *bundle.Bundle, key signature.Verifier, artifact verify.ArtifactPolicyOption) error {
+// verifyIgnoringTransparencyLog checks a signature by key alone. The key is used
+// whatever a bundle's hint says, which nothing protects.
+func verifyIgnoringTransparencyLog(e verify.SignedEntity, key signature.Verifier, artifact verify.ArtifactPolicyOption) error {
 	always := root.NewExpiringKey(key, time.Time{}, time.Time{})
 	material := root.NewTrustedPublicKeyMaterial(func(string) (root.TimeConstrainedVerifier, error) { return always, nil })
 	v, err := verify.NewVerifier(material, verify.WithNoObserverTimestamps(), verify.WithoutStatementPredicate())
 	if err != nil {
 		return err
 	}
-	_, err = v.Verify(b, verify.NewPolicy(artifact, verify.WithKey()))
+	_, err = v.Verify(e, verify.NewPolicy(artifact, verify.WithKey()))
 	return err
 }
 

@@ -2,9 +2,11 @@
 // signatures and attestations under its tags (sha256-<hex>.sig, .att) and
 // sigstore bundles among the referrers.
 //
-// Verification is by the public keys of the signers that the configuration
-// names. The package never goes to a transparency log, a certificate authority
-// or a key server, and never takes the name in a bundle's hint for an identity.
+// Verification is by the signers that the configuration names: public keys,
+// and identities in certificates, whose authorities and logs a trusted root
+// lists. Whatever came with the signature must be enough: the package never
+// goes to a transparency log, a certificate authority or a key server, and
+// never takes the name in a bundle's hint for an identity.
 //
 // https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md
 // https://github.com/sigstore/cosign/blob/main/specs/BUNDLE_SPEC.md
@@ -54,7 +56,7 @@ func (c *Collector) Collect(ctx context.Context, subject evidence.Subject) evide
 	})
 	found := evidence.Findings{Problems: problems}
 	for _, item := range items {
-		signature, attestation := c.look(ctx, subject, item)
+		signature, attestation := c.look(subject, item)
 		if signature != nil {
 			signature.Location = item.Location
 			found.Signatures = append(found.Signatures, *signature)
@@ -68,7 +70,7 @@ func (c *Collector) Collect(ctx context.Context, subject evidence.Subject) evide
 }
 
 // look reads one layer, which is either a signature or an attestation.
-func (c *Collector) look(ctx context.Context, subject evidence.Subject, item attached.Item) (*evidence.Signature, *evidence.Attestation) {
+func (c *Collector) look(subject evidence.Subject, item attached.Item) (*evidence.Signature, *evidence.Attestation) {
 	var unread string
 	if item.Err != nil {
 		unread = item.Err.Error()
@@ -83,7 +85,7 @@ func (c *Collector) look(ctx context.Context, subject evidence.Subject, item att
 		// What it is about can only be told from its content.
 		return nil, &evidence.Attestation{Err: unread}
 	case t == mediaTypeEnvelope:
-		a := c.attestation(ctx, subject.Manifest.Digest, item.Raw)
+		a := c.attestation(subject.Manifest.Digest, item.Raw, item.Layer.Annotations)
 		return nil, &a
 	}
 	return c.bundled(subject.Manifest, item.Raw)

@@ -1,7 +1,6 @@
 package sigstore
 
 import (
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -11,7 +10,6 @@ import (
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	protodsse "github.com/sigstore/protobuf-specs/gen/pb-go/dsse"
-	"github.com/sigstore/sigstore-go/pkg/bundle"
 
 	"github.com/trustgate/trustgate/evidence"
 	"github.com/trustgate/trustgate/evidence/internal/seal"
@@ -21,9 +19,6 @@ import (
 )
 
 const (
-	annotationSignature   = "dev.cosignproject.cosign/signature"
-	annotationCertificate = "dev.sigstore.cosign/certificate"
-
 	// predicateSignature makes a statement an ordinary signature.
 	predicateSignature = "https://sigstore.dev/cosign/sign/v1"
 
@@ -40,31 +35,37 @@ var (
 func (c *Collector) simpleSigning(d digest.Digest, payload []byte, annotations map[string]string) evidence.Signature {
 	s := evidence.Signature{Kind: evidence.KindCosign}
 	by, err := c.verifySimpleSigning(&s, d, payload, annotations)
+	return concluded(s, by, err)
+}
+
+// concluded puts down who made the signature, or why nobody is known to have.
+func concluded(s evidence.Signature, by made, err error) evidence.Signature {
 	if err != nil {
 		s.Err = err.Error()
 		return s
 	}
-	s.By = evidence.Vouch(seal.Key{}, by)
+	s.By = evidence.Vouch(seal.Key{}, by.signer)
+	s.SignedAt, s.ExpiresAt = by.at, by.until
 	return s
 }
 
-func (c *Collector) verifySimpleSigning(s *evidence.Signature, d digest.Digest, raw []byte, annotations map[string]string) (evidence.Signer, error) {
+func (c *Collector) verifySimpleSigning(s *evidence.Signature, d digest.Digest, raw []byte, annotations map[string]string) (made, error) {
 	payload, err := simplesigning.Parse(raw, simplesigning.TypeCosign)
 	if err != nil {
-		return evidence.Signer{}, err
+		return made{}, err
 	}
 	s.Reference, s.Binds = payload.Reference, binds(payload.Reference)
 	sig, err := base64.StdEncoding.DecodeString(annotations[annotationSignature])
 	if err != nil {
-		return evidence.Signer{}, fmt.Errorf("its signature is not base64: %w", err)
+		return made{}, fmt.Errorf("its signature is not base64: %w", err)
 	}
 	if len(sig) == 0 {
-		return evidence.Signer{}, errors.New("its layer carries no signature")
+		return made{}, errors.New("its layer carries no signature")
 	}
 	if payload.Digest != d {
-		return evidence.Signer{}, notFor(payload.Digest)
+		return made{}, notFor(payload.Digest)
 	}
-	return c.anySigner(annotations[annotationCertificate] != "", func(v verifier) (evidence.Signer, error) { return v.payload(raw, sig) })
+	return c.anySigner(ofPayload(raw, sig, annotations))
 }
 
 func notFor(d digest.Digest) error {
@@ -85,30 +86,34 @@ func binds(reference string) evidence.Binding {
 }
 
 // attestation verifies a DSSE envelope.
-func (c *Collector) attestation(ctx context.Context, d digest.Digest, raw []byte) evidence.Attestation {
+func (c *Collector) attestation(d digest.Digest, raw []byte, annotations map[string]string) evidence.Attestation {
 	var a evidence.Attestation
-	by, err := c.verifyEnvelope(ctx, &a, d, raw)
+	by, err := c.verifyEnvelope(&a, d, raw, annotations)
 	if err != nil {
 		a.Err = err.Error()
 		return a
 	}
-	a.By = evidence.Vouch(seal.Key{}, by)
+	a.By = evidence.Vouch(seal.Key{}, by.signer)
 	return a
 }
 
-func (c *Collector) verifyEnvelope(ctx context.Context, a *evidence.Attestation, d digest.Digest, raw []byte) (evidence.Signer, error) {
+func (c *Collector) verifyEnvelope(a *evidence.Attestation, d digest.Digest, raw []byte, annotations map[string]string) (made, error) {
 	envelope, err := parseEnvelope(raw)
 	if err != nil {
-		return evidence.Signer{}, err
+		return made{}, err
 	}
 	payload, err := envelope.DecodeB64Payload()
 	if err != nil {
-		return evidence.Signer{}, fmt.Errorf("the envelope's payload: %w", err)
+		return made{}, fmt.Errorf("the envelope's payload: %w", err)
 	}
 	if _, err := claims(a, envelope.PayloadType, payload, d); err != nil {
-		return evidence.Signer{}, err
+		return made{}, err
 	}
-	return c.anySigner(false, func(v verifier) (evidence.Signer, error) { return v.envelope(ctx, envelope) })
+	all, err := ofEnvelope(envelope, payload, d, raw, annotations)
+	if err != nil {
+		return made{}, err
+	}
+	return c.anySigner(all...)
 }
 
 // parseEnvelope reads a DSSE envelope.
@@ -180,56 +185,35 @@ func (c *Collector) bundled(m *oci.Manifest, raw []byte) (*evidence.Signature, *
 	envelope := b.GetDsseEnvelope()
 	if envelope == nil {
 		by, err := c.verifyMessage(b, m)
-		if err != nil {
-			s.Err = err.Error()
-			return s, nil
-		}
-		s.By = evidence.Vouch(seal.Key{}, by)
+		*s = concluded(*s, by, err)
 		return s, nil
 	}
 	var a evidence.Attestation
 	by, statement, err := c.verifyBundle(&a, b, envelope, m)
+	if a.PredicateType == predicateSignature {
+		*s = concluded(*s, by, err)
+		if s.Reference = namedBy(statement, m.Digest); s.Reference != "" {
+			s.Binds = binds(s.Reference)
+		}
+		return s, nil
+	}
 	if err != nil {
 		a.Err = err.Error()
 	} else {
-		a.By = evidence.Vouch(seal.Key{}, by)
+		a.By = evidence.Vouch(seal.Key{}, by.signer)
 	}
-	if a.PredicateType != predicateSignature {
-		return nil, &a
-	}
-	s.By, s.Err = a.By, a.Err
-	if s.Reference = namedBy(statement, m.Digest); s.Reference != "" {
-		s.Binds = binds(s.Reference)
-	}
-	return s, nil
-}
-
-// parseBundle reads a bundle of version 0.1 to 0.3.
-//
-// https://github.com/sigstore/protobuf-specs/blob/main/protos/sigstore_bundle.proto
-func parseBundle(raw []byte) (*bundle.Bundle, error) {
-	b := new(bundle.Bundle)
-	if err := b.UnmarshalJSON(raw); err != nil {
-		return nil, fmt.Errorf("not a sigstore bundle: %w", err)
-	}
-	// As in an envelope: hints are not to be believed.
-	for _, s := range b.GetDsseEnvelope().GetSignatures() {
-		if s != nil {
-			s.Keyid = ""
-		}
-	}
-	return b, nil
+	return nil, &a
 }
 
 // verifyMessage checks a signature over the manifest's own bytes.
-func (c *Collector) verifyMessage(b *bundle.Bundle, m *oci.Manifest) (evidence.Signer, error) {
+func (c *Collector) verifyMessage(b *chained, m *oci.Manifest) (made, error) {
 	hash := b.GetMessageSignature().GetMessageDigest()
 	if a := m.Digest.Algorithm(); hash.GetAlgorithm() == protoHashes[a] {
 		if signed := digest.NewDigestFromBytes(a, hash.GetDigest()); signed != m.Digest {
-			return evidence.Signer{}, notFor(signed)
+			return made{}, notFor(signed)
 		}
 	}
-	return c.madeBundle(b, m)
+	return c.anySigner(ofBundle(b, m))
 }
 
 var protoHashes = map[digest.Algorithm]protocommon.HashAlgorithm{
@@ -237,21 +221,15 @@ var protoHashes = map[digest.Algorithm]protocommon.HashAlgorithm{
 	digest.SHA512: protocommon.HashAlgorithm_SHA2_512,
 }
 
-func (c *Collector) madeBundle(b *bundle.Bundle, m *oci.Manifest) (evidence.Signer, error) {
-	return c.anySigner(b.GetVerificationMaterial().GetPublicKey() == nil, func(v verifier) (evidence.Signer, error) {
-		return v.bundle(b, m)
-	})
-}
-
-func (c *Collector) verifyBundle(a *evidence.Attestation, b *bundle.Bundle, envelope *protodsse.Envelope, m *oci.Manifest) (evidence.Signer, *evidence.Statement, error) {
+func (c *Collector) verifyBundle(a *evidence.Attestation, b *chained, envelope *protodsse.Envelope, m *oci.Manifest) (made, *evidence.Statement, error) {
 	if n := len(envelope.GetSignatures()); n != 1 {
-		return evidence.Signer{}, nil, fmt.Errorf("the bundle's envelope has %d signatures, not one", n)
+		return made{}, nil, fmt.Errorf("the bundle's envelope has %d signatures, not one", n)
 	}
 	statement, err := claims(a, envelope.GetPayloadType(), envelope.GetPayload(), m.Digest)
 	if err != nil {
-		return evidence.Signer{}, nil, err
+		return made{}, nil, err
 	}
-	by, err := c.madeBundle(b, m)
+	by, err := c.anySigner(ofBundle(b, m))
 	return by, statement, err
 }
 
@@ -273,19 +251,29 @@ func namedBy(statement *evidence.Statement, d digest.Digest) string {
 	return ""
 }
 
-// anySigner finds the signer whose check succeeds. certificate says that the
-// signature claims to be made with a certificate.
-func (c *Collector) anySigner(certificate bool, check func(verifier) (evidence.Signer, error)) (evidence.Signer, error) {
-	for _, signer := range c.signers {
-		if signer.by == nil {
-			continue
-		}
-		if by, err := check(signer.by); err == nil {
-			return by, nil
+// anySigner finds a signer who made one of the signatures. When none did, the
+// check that got furthest says the most about why.
+func (c *Collector) anySigner(all ...*signed) (made, error) {
+	certified := false
+	var why refusals
+	for _, s := range all {
+		certified = certified || s.certified()
+		for _, signer := range c.signers {
+			if signer.by == nil {
+				continue
+			}
+			by, err := signer.by.verify(s)
+			if err == nil {
+				return by, nil
+			}
+			why.add(err)
 		}
 	}
-	if certificate {
-		return evidence.Signer{}, errCertificate
+	switch {
+	case why.furthest != nil:
+		return made{}, why.reason()
+	case certified:
+		return made{}, errCertificate
 	}
-	return evidence.Signer{}, errUnknownKey
+	return made{}, errUnknownKey
 }

@@ -90,7 +90,8 @@ func (s *Stage) Pass(d time.Duration) { s.offset.Add(int64(d)) }
 // Options change the parts of the gate that a test is about.
 type Options struct {
 	Mode      policy.Mode
-	Rego      string // a team's own module
+	Rego      string   // a team's own module
+	Names     []string // further registries, whose upstream is the same one
 	Roots     []gate.Root
 	Depth     int
 	Nodes     int
@@ -130,8 +131,19 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 	lookaside, err := openpgp.NewLookaside("file://"+s.Lookaside.Folder, nil, limits)
 	s.Must(err)
 
-	up, err := upstream.New(upstream.Options{Registry: s.Registry.Addr, URL: "http://" + s.Registry.Addr, Insecure: true})
-	s.Must(err)
+	collectors := []evidence.Collector{
+		sigstore.New([]sigstore.Signer{ci}),
+		openpgp.New([]openpgp.Signer{release}, []openpgp.Store{lookaside}, nil),
+		buildkit.New(),
+	}
+	var routes []gate.Route
+	modes := map[string]any{}
+	for _, name := range append([]string{s.Registry.Addr}, o.Names...) {
+		up, err := upstream.New(upstream.Options{Registry: name, URL: "http://" + s.Registry.Addr, Insecure: true})
+		s.Must(err)
+		routes = append(routes, gate.Route{Registry: name, Upstream: up, Collectors: collectors})
+		modes[name] = map[string]any{"mode": string(o.Mode)}
+	}
 	driver, err := cache.OpenDriver("filesystem", map[string]any{"rootdirectory": filepath.Join(s.Folder, "cache")})
 	s.Must(err)
 	content, err := cache.Open(ctx, cache.Options{Driver: driver, Root: filepath.Join(s.Folder, "cache"), Spool: filepath.Join(s.Folder, "spool")})
@@ -139,9 +151,7 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 	book, err := ledger.Open(ctx, "sqlite:"+filepath.Join(s.Folder, "ledger.db"))
 	s.Must(err)
 
-	engineOptions := policy.Options{Builtin: true, Config: map[string]any{
-		"routes": map[string]any{s.Registry.Addr: map[string]any{"mode": string(o.Mode)}},
-	}}
+	engineOptions := policy.Options{Builtin: true, Collections: []string{"trusted-builds"}, Config: map[string]any{"routes": modes}}
 	if o.Rego != "" {
 		engineOptions.Paths = []string{s.write("team.rego", o.Rego)}
 	}
@@ -149,12 +159,7 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 	s.Must(err)
 
 	g, err := gate.New(gate.Options{
-		Routes: []gate.Route{{Registry: s.Registry.Addr, Upstream: up, Collectors: []evidence.Collector{
-			sigstore.New([]sigstore.Signer{ci}),
-			openpgp.New([]openpgp.Signer{release}, []openpgp.Store{lookaside}, nil),
-			buildkit.New(),
-		}}},
-		Judge: engine,
+		Routes: routes, Judge: engine,
 		Trust: gate.Trust{
 			Builders: []provenance.Builder{{ID: Builder, Signers: []string{"ci"}}},
 			Sources:  []string{"https://git.example/acme/*"},
@@ -257,7 +262,16 @@ func Messages(a *gate.Admission) string {
 type Requests struct {
 	mu    sync.Mutex
 	paths map[string]int
+	front func(http.Handler) http.Handler
 	Down  atomic.Bool
+}
+
+// Interpose puts a handler in front of the registry: to hold, to tamper, to
+// take its place. nil leaves the registry to itself again.
+func (q *Requests) Interpose(front func(registry http.Handler) http.Handler) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.front = front
 }
 
 // Watch stands in front of a registry.
@@ -271,8 +285,12 @@ func (q *Requests) Watch(next http.Handler) http.Handler {
 			q.paths = map[string]int{}
 		}
 		q.paths[r.Method+" "+r.URL.Path]++
+		handler := next
+		if q.front != nil {
+			handler = q.front(next)
+		}
 		q.mu.Unlock()
-		next.ServeHTTP(w, r)
+		handler.ServeHTTP(w, r)
 	})
 }
 

@@ -13,15 +13,42 @@ signature(name) := {
 
 unverified(reason) := object.union(signature("nobody"), {"verified": false, "signer": null, "error": reason})
 
+# An attestation by a named signer.
+attestation(type, predicate) := {
+	"predicate_type": type, "verified": true, "signer": signer("ci"), "subject": digest(1), "predicate": predicate,
+	"location": "", "inherited": false, "error": "",
+}
+
+unattested(type, reason) := object.union(attestation(type, null), {"verified": false, "signer": null, "error": reason})
+
+sbom := attestation("https://spdx.dev/Document", {"spdxVersion": "SPDX-2.3"})
+
+# What Trivy reports about an image, as cosign attests it.
+scan(finished, vulnerabilities) := attestation("https://cosign.sigstore.dev/attestation/vuln/v1", {
+	"scanner": {"uri": "pkg:github/aquasecurity/trivy@0.68.2", "version": "0.68.2", "result": {
+		"SchemaVersion": 2, "ArtifactName": "app",
+		"Results": [{"Target": "app (debian 12.12)", "Class": "os-pkgs", "Vulnerabilities": vulnerabilities}],
+	}},
+	"metadata": {"scanStartedOn": finished, "scanFinishedOn": finished},
+})
+
 build := {
 	"verified": true, "trusted": true, "builder_id": "https://ci.example/builder", "build_type": "", "signer": signer("ci"),
 	"started_on": null, "finished_on": null, "parameters": null, "materials": [],
-	"reproduced": {"by": [], "agree": 0, "disagree": 0},
+	"reproduced": {"by": ["builder-a", "builder-b"], "agree": 2, "disagree": 0},
 }
 
 source := {
 	"verified": true, "trusted": true, "repository": "https://git.example/acme/app", "revision": "4a5b6c", "ref": "refs/heads/main",
-	"via": "provenance", "dockerfile": null, "tag": null, "url": "",
+	"via": "provenance", "dockerfile": null, "url": "",
+	"tag": {"name": "v1", "verified": true, "signer": signer("release"), "signed_at": "2026-05-30T12:00:00Z", "error": ""},
+	"commit": {"verified": true, "signer": signer("developer"), "error": ""},
+}
+
+packages := {
+	"state": "done", "error": "", "distribution": "debian 12", "managers": ["dpkg"], "count": 88,
+	"modified": [], "missing": [], "replaced": [], "modified_conffiles": ["/etc/motd"],
+	"unowned_executables": ["/usr/local/bin/app"], "unowned_setuid": [], "truncated": false, "source_url": "",
 }
 
 # An image that is trusted in every way.
@@ -35,11 +62,11 @@ image := {
 		"index": null, "root": false,
 	},
 	"signatures": [signature("release")],
-	"attestations": [],
+	"attestations": [sbom, scan("2026-06-01T06:00:00Z", [])],
 	"build": build,
 	"source": source,
 	"parents": [parent(["base/node:20"], "serve", [])],
-	"packages": null,
+	"packages": packages,
 	"errors": [],
 }
 

@@ -82,6 +82,16 @@ test_no_route_is_enforced if {
 	decide(denying, {}, {}).action == "block"
 }
 
+# A mode weakens blocks and nothing else.
+test_warnings_in_each_mode if {
+	every mode, action in {"enforce": "annotate", "annotate": "annotate", "audit": "serve"} {
+		d := decide({"acme": {"warn": {"it is old"}}}, {}, in_mode(mode))
+		d.action == action
+		d.before_mode == "annotate"
+	}
+	only(decide({"acme": {"warn": {"it is old"}}}, {}, in_mode("annotate"))).because == ""
+}
+
 test_mode_is_told if {
 	only(decide(denying, {}, in_mode("annotate"))).because == "mode annotate"
 	decide(denying, {}, in_mode("annotate")).annotations == {"acme.old": "it is old"}

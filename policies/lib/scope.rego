@@ -5,6 +5,11 @@ package trustgate.lib
 # Indexes are judged through their images.
 judged if input.image.kind != "index"
 
+# Findings that no chosen collection asks for need not be worked out.
+asked(_) if data.trustgate.collections == []
+
+asked(collection) if collection in data.trustgate.collections
+
 name := concat("/", [input.image.registry, input.image.repository])
 
 reference := concat(":", [name, input.image.tag]) if input.image.tag != ""
@@ -22,6 +27,19 @@ instant(text) := time.parse_rfc3339_ns(text) if contains(text, "T")
 instant(text) := time.parse_rfc3339_ns(concat("", [text, "T00:00:00Z"])) if not contains(text, "T")
 
 now := time.parse_rfc3339_ns(input.request.time)
+
+# An instant as evidence has it; undefined where it is none. What
+# time.parse_rfc3339_ns refuses would be an error, and an error blocks.
+moment(text) := time.parse_rfc3339_ns(text) if {
+	is_string(text)
+	regex.match(`^(19[7-9]|2[01]\d)\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$`, text)
+	year := to_number(substring(text, 0, 4))
+	month := to_number(concat("", ["1", substring(text, 5, 2)])) - 100
+	day := to_number(concat("", ["1", substring(text, 8, 2)])) - 100
+
+	# No 30th of February.
+	time.date(time.add_date(0, year - 1970, month - 1, day - 1)) == [year, month, day]
+}
 
 # The part of the configuration that applies: the first scope of the route
 # that names the repository, and the route itself for what the scope leaves out.

@@ -146,3 +146,9 @@ test_root if {
 test_artifacts_have_no_parents if {
 	count(denied(f.with_changes({"/parents": [], "/build/verified": false, "/image/kind": "artifact"}))) == 0
 }
+
+# It does not come to this; if it did, it would block.
+test_no_cause_found if {
+	found := among([f.parent(["base/node:20"], "block", [unsigned])]) with parents.causes as set()
+	found == {{"code": "parents.untrusted", "msg": "a parent is not trusted"}}
+}

@@ -16,7 +16,7 @@ import data.trustgate.lib
 deny contains {"code": "provenance.missing", "msg": msg} if {
 	required
 	not input.build.verified
-	msg := sprintf("no provenance by a named signer (%s)", [found])
+	msg := sprintf("no provenance by a named signer (%s)", [lib.found(lib.attestations("https://slsa.dev/provenance"))])
 }
 
 # METADATA
@@ -45,24 +45,3 @@ builder := sprintf("built by %s", [input.build.builder_id]) if input.build.build
 default signer := "its signer"
 
 signer := input.build.signer.name
-
-claims := [a |
-	some a in input.attestations
-	startswith(a.predicate_type, "https://slsa.dev/provenance/")
-]
-
-found := "found none" if count(claims) == 0
-
-found := sprintf("found %d: %s", [count(claims), lib.few({why(a) | some a in claims})]) if count(claims) > 0
-
-why(a) := "not usable" if a.verified
-
-why(a) := a.error if {
-	not a.verified
-	a.error != ""
-}
-
-why(a) := "not signed by a named signer" if {
-	not a.verified
-	a.error == ""
-}

@@ -40,7 +40,7 @@ var later = []struct {
 }
 
 // Collections are the shipped sets of rules.
-var Collections = []string{"signed", "trusted-builds"}
+var Collections = []string{"signed", "trusted-builds", "release-signed", "reproducible", "packages", "vulnerabilities"}
 
 // drivers are the storage drivers that are built in.
 var drivers = []string{"filesystem", "inmemory"}

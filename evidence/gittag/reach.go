@@ -1,0 +1,76 @@
+package gittag
+
+import (
+	"net/netip"
+	"slices"
+
+	"oras.land/oras-go/v2/registry/remote/auth"
+)
+
+// reach orders addresses by how near they are to this machine.
+type reach int
+
+const (
+	public reach = iota
+	private
+	loopback
+	nowhere
+)
+
+func (r reach) String() string {
+	switch r {
+	case public:
+		return "a public address"
+	case private:
+		return "an address in a private network"
+	case loopback:
+		return "an address of this machine"
+	}
+	return "a link-local or reserved address"
+}
+
+var (
+	blocked = append(auth.DefaultBlockedRealmPrefixes(),
+		netip.MustParsePrefix("192.0.0.0/24"), // protocol assignments, a metadata service among them
+		netip.MustParsePrefix("240.0.0.0/4"),
+		netip.MustParsePrefix("::/96"), // IPv4 in a form that was withdrawn
+	)
+	privates = append(auth.PrivateRealmPrefixes(),
+		netip.MustParsePrefix("198.18.0.0/15"),  // benchmarks
+		netip.MustParsePrefix("64:ff9b:1::/48"), // translation within a network
+		netip.MustParsePrefix("fec0::/10"),      // site-local, withdrawn
+	)
+	nat64   = netip.MustParsePrefix("64:ff9b::/96")
+	sixToIV = netip.MustParsePrefix("2002::/16")
+)
+
+func reachOf(addr netip.Addr) reach {
+	addr = embedded(addr.WithZone("").Unmap())
+	within := func(list []netip.Prefix) bool {
+		return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(addr) })
+	}
+	switch {
+	case addr.IsLoopback():
+		return loopback
+	case within(blocked) || addr.IsMulticast():
+		return nowhere
+	case within(privates):
+		return private
+	}
+	return public
+}
+
+// embedded is the IPv4 address that a translated IPv6 address leads to.
+func embedded(addr netip.Addr) netip.Addr {
+	if !addr.Is6() {
+		return addr
+	}
+	b := addr.As16()
+	switch {
+	case nat64.Contains(addr):
+		return netip.AddrFrom4([4]byte(b[12:16]))
+	case sixToIV.Contains(addr):
+		return netip.AddrFrom4([4]byte(b[2:6]))
+	}
+	return addr
+}

@@ -1,0 +1,41 @@
+package gate_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/trustgate/trustgate/internal/shipyard"
+	"github.com/trustgate/trustgate/internal/stage"
+	"github.com/trustgate/trustgate/policy"
+)
+
+// BenchmarkColdAdmissionTwoParents pulls an image for the first time whose base
+// and whose builder image are new as well: three images are fetched with their
+// evidence, verified, judged and recorded. The registry is in the same process,
+// and so is most of the memory.
+func BenchmarkColdAdmissionTwoParents(b *testing.B) {
+	s := stage.New(b)
+	g := s.Gate(stage.Options{})
+	n := 0
+	publish := func() *shipyard.Image {
+		n++
+		base := s.Trusted(s.Image(fmt.Sprintf("base/%d", n), nil))
+		tools := s.Trusted(s.Image(fmt.Sprintf("tools/%d", n), nil))
+		return s.Trusted(s.Image(fmt.Sprintf("app/%d", n), base), base, tools)
+	}
+	requests := 0
+	for b.Loop() {
+		b.StopTimer()
+		app := publish()
+		s.Upstream.Reset()
+		b.StartTimer()
+		a := s.Pull(g, app.Reference())
+		b.StopTimer()
+		if a.Verdict.Action != policy.Serve || len(a.Parents) != 2 {
+			b.Fatalf("%s with %d parents\n%s", a.Verdict.Action, len(a.Parents), stage.Messages(a))
+		}
+		requests += s.Upstream.Count("")
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(requests)/float64(b.N), "requests/op")
+}
