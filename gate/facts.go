@@ -104,7 +104,7 @@ func (g *Gate) gatherFacts(ctx context.Context, n node, src *origin, m *oci.Mani
 // is missing from the source and no error of the image's: rules that want a
 // signed tag do not find one.
 func (g *Gate) findTag(ctx context.Context, f *facts) {
-	if g.Tags == nil || !f.source.Verified || f.source.Revision == "" {
+	if g.Source == nil || !f.source.Verified || f.source.Revision == "" {
 		return
 	}
 	defer func() {
@@ -113,7 +113,7 @@ func (g *Gate) findTag(ctx context.Context, f *facts) {
 			g.Log.Error("looking for a git tag panicked", panicFields(p)...)
 		}
 	}()
-	found, err := g.Tags.Find(ctx, f.source.Repository, f.source.Revision, f.source.Ref)
+	found, err := g.Source.Find(ctx, f.source.Repository, f.source.Revision, f.source.Ref)
 	if err != nil {
 		f.untagged = err.Error()
 		return

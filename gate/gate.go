@@ -99,7 +99,7 @@ type Options struct {
 	Ledger    *ledger.Ledger
 	Platforms []oci.Platform // judged at once when an index is pulled
 	Summaries Summaries
-	Tags      TagFinder // nil asks nobody for git tags
+	Source    TagFinder // who releases revisions; nil asks nobody
 	Packages  Packages
 	Lifetimes Lifetimes
 	Limits    Limits

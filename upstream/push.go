@@ -29,7 +29,7 @@ func (p *Repository) Attach(ctx context.Context, m *oci.Manifest, blobs ...[]byt
 	}
 	defer done()
 	c := p.call("attaching a referrer to", m.Subject.Digest.String())
-	repository := p.remote()
+	repository := p.remote(c)
 	// An older list that nothing points at any more is the registry's to
 	// collect; removing it takes a right that few signers have.
 	repository.SkipReferrersGC = true
@@ -73,7 +73,7 @@ func (p *Repository) PutSignature(ctx context.Context, d digest.Digest, entry []
 		return fmt.Errorf("%s: %w", p.registry.name, ErrNoExtension)
 	}
 	c := p.call("adding a signature to", d.String())
-	req, err := http.NewRequestWithContext(p.writing(ctx), http.MethodPut,
+	req, err := http.NewRequestWithContext(p.scoped(ctx, auth.ActionPush), http.MethodPut,
 		p.registry.base.String()+"/extensions/v2/"+p.name.Repository()+"/signatures/"+d.String(), bytes.NewReader(entry))
 	if err != nil {
 		return c.transport(ctx, err)
@@ -88,9 +88,4 @@ func (p *Repository) PutSignature(ctx context.Context, d digest.Digest, entry []
 		return c.answered(ctx, resp)
 	}
 	return nil
-}
-
-// writing tells oras-go that the requests of ctx need a token that may push.
-func (p *Repository) writing(ctx context.Context) context.Context {
-	return auth.AppendRepositoryScope(ctx, p.remote().Reference, auth.ActionPull, auth.ActionPush)
 }

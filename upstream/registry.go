@@ -252,9 +252,11 @@ func (p *Repository) remote(c call) *remote.Repository {
 	}
 }
 
-// scoped tells oras-go which token the requests of ctx need.
-func (p *Repository) scoped(ctx context.Context) context.Context {
-	return auth.AppendRepositoryScope(ctx, orasregistry.Reference{Registry: p.registry.host, Repository: p.name.Repository()}, auth.ActionPull)
+// scoped tells oras-go which token the requests of ctx need: one that may pull,
+// and whatever more is wanted.
+func (p *Repository) scoped(ctx context.Context, more ...string) context.Context {
+	ref := orasregistry.Reference{Registry: p.registry.host, Repository: p.name.Repository()}
+	return auth.AppendRepositoryScope(ctx, ref, append([]string{auth.ActionPull}, more...)...)
 }
 
 func (p *Repository) call(doing, reference string) call {

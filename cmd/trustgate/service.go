@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,7 +23,6 @@ import (
 	"github.com/trustgate/trustgate/evidence/notation"
 	"github.com/trustgate/trustgate/evidence/openpgp"
 	"github.com/trustgate/trustgate/evidence/packages"
-	"github.com/trustgate/trustgate/evidence/provenance"
 	"github.com/trustgate/trustgate/evidence/sigstore"
 	"github.com/trustgate/trustgate/gate"
 	"github.com/trustgate/trustgate/ledger"
@@ -143,7 +140,7 @@ func (s *service) open(ctx context.Context) error {
 	}
 	options := s.gateOptions(routes, trusted)
 	if trusted.tags != nil {
-		options.Tags = trusted.tags
+		options.Source = trusted.tags
 	}
 	options.Packages = gate.Packages{Examine: cfg.Packages.Examine, Limits: packages.Limits{
 		Bytes: int64(cfg.Packages.MaxSize), Duration: time.Duration(cfg.Packages.Timeout), Spool: cfg.Spool(),
