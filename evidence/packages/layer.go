@@ -71,7 +71,7 @@ func (r *layerReader) read(ctx context.Context, index int, layer Layer) (err err
 	in := &counted{ctx: ctx, r: stored}
 	plain, done, err := decompress(in)
 	if err != nil {
-		return err
+		return refused(ctx, in, err)
 	}
 	defer done()
 

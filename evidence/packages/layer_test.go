@@ -218,6 +218,9 @@ func TestErrorsOfTheRegistryStayWhatTheyAre(t *testing.T) {
 		"half way": {Open: func(context.Context) (io.ReadCloser, error) {
 			return io.NopCloser(io.MultiReader(bytes.NewReader(archive(t, bookworm()...)[:2000]), broken{gone})), nil
 		}},
+		"after the first bytes of gzip": {Open: func(context.Context) (io.ReadCloser, error) {
+			return io.NopCloser(io.MultiReader(bytes.NewReader(gzipped(t, nil)[:8]), broken{gone})), nil
+		}},
 		"half way through gzip": {Open: func(context.Context) (io.ReadCloser, error) {
 			return io.NopCloser(io.MultiReader(bytes.NewReader(gzipped(t, archive(t, bookworm()...))[:200]), broken{gone})), nil
 		}},

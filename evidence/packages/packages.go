@@ -84,24 +84,23 @@ var DefaultLimits = Limits{
 
 func (l Limits) orDefault() Limits {
 	d := DefaultLimits
-	d.Spool = l.Spool
-	for _, n := range []struct {
-		set int64
-		to  func()
-	}{
-		{l.Bytes, func() { d.Bytes = l.Bytes }},
-		{int64(l.Files), func() { d.Files = l.Files }},
-		{l.Database, func() { d.Database = l.Database }},
-		{l.Header, func() { d.Header = l.Header }},
-		{int64(l.Packages), func() { d.Packages = l.Packages }},
-		{int64(l.List), func() { d.List = l.List }},
-		{int64(l.Duration), func() { d.Duration = l.Duration }},
-	} {
-		if n.set > 0 {
-			n.to()
-		}
+	return Limits{
+		Bytes:    positive(l.Bytes, d.Bytes),
+		Files:    positive(l.Files, d.Files),
+		Database: positive(l.Database, d.Database),
+		Header:   positive(l.Header, d.Header),
+		Packages: positive(l.Packages, d.Packages),
+		List:     positive(l.List, d.List),
+		Duration: positive(l.Duration, d.Duration),
+		Spool:    l.Spool,
 	}
-	return d
+}
+
+func positive[N ~int | ~int64](set, otherwise N) N {
+	if set > 0 {
+		return set
+	}
+	return otherwise
 }
 
 // The package managers.

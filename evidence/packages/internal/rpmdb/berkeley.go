@@ -129,7 +129,7 @@ func (p *berkeleyPages) hash(page []byte, visit func([]byte) error) error {
 
 // chain joins the overflow pages from the given one on.
 func (p *berkeleyPages) chain(page, length int64) ([]byte, error) {
-	if length > MaxHeader || length > p.left {
+	if length > maxHeader || length > p.left {
 		return nil, fmt.Errorf("%w: a header of %d bytes", errPage, length)
 	}
 	p.left -= length

@@ -72,7 +72,7 @@ func (f ndbFile) blob(id uint32, offset int64, left *int64) ([]byte, error) {
 		return nil, fmt.Errorf("there is no blob at byte %d", offset)
 	}
 	n := int64(binary.LittleEndian.Uint32(head[12:]))
-	if *left -= n; n > MaxHeader || *left < 0 {
+	if *left -= n; n > maxHeader || *left < 0 {
 		return nil, fmt.Errorf("a header of %d bytes", n)
 	}
 	blob := make([]byte, n)

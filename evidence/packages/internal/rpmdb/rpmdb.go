@@ -21,10 +21,10 @@ import (
 var ErrDatabase = errors.New("not an rpm database that TrustGate can read")
 
 const (
-	// MaxHeader bounds one package's header, in bytes. rpm itself allows four
+	// maxHeader bounds one package's header, in bytes. rpm itself allows four
 	// times as much; the header of a kernel's sources, with eighty thousand
 	// files, has a fifth of it.
-	MaxHeader = 64 << 20
+	maxHeader = 64 << 20
 
 	// maxHeaders bounds the packages of one database.
 	maxHeaders = 100_000

@@ -347,8 +347,9 @@ func TestHostileSQLite(t *testing.T) {
 		"a value that is computed": {[]string{
 			"CREATE TABLE Packages (hnum INTEGER PRIMARY KEY, blob AS (zeroblob(100000000)))", "INSERT INTO Packages (hnum) VALUES (1)",
 		}, "too big"},
-		"no column": {[]string{"CREATE TABLE Packages (x)", "INSERT INTO Packages VALUES (1)"}, "blob"},
-		"a null":    {[]string{"CREATE TABLE Packages (blob)", "INSERT INTO Packages VALUES (NULL)"}, "0 bytes"},
+		"no column":                    {[]string{"CREATE TABLE Packages (x)", "INSERT INTO Packages VALUES (1)"}, "blob"},
+		"a value larger than the file": {[]string{"CREATE TABLE Packages (blob AS (zeroblob(1000000)), x)", "INSERT INTO Packages (x) VALUES (1)"}, "more bytes"},
+		"a null":                       {[]string{"CREATE TABLE Packages (blob)", "INSERT INTO Packages VALUES (NULL)"}, "0 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := read(t, make(t, tc.statements...))
@@ -360,14 +361,12 @@ func TestHostileSQLite(t *testing.T) {
 }
 
 func FuzzRead(f *testing.F) {
+	f.Add(fixture(f, "rpmdb.sqlite"))
 	f.Add(fixture(f, "Packages"))
 	f.Add(ndb(headers(f)...))
 	f.Add(ndb(header(name)))
 	f.Add(fixture(f, "Packages-md5"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if bytes.HasPrefix(b, []byte("SQLite")) {
-			t.Skip("SQLite has its own fuzzers")
-		}
 		all, err := read(t, b)
 		if err != nil && !errors.Is(err, rpmdb.ErrDatabase) {
 			t.Fatal(err)

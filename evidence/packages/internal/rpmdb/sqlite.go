@@ -21,9 +21,16 @@ type sqliteFile string
 
 // blobs trusts nothing that the file defines: only a real table is read, since
 // a view could compute rows without end, and no value may exceed a header.
-func (name sqliteFile) blobs(ctx context.Context, visit func([]byte) error) (err error) {
+func (name sqliteFile) blobs(ctx context.Context, visit func([]byte) error) error {
+	info, err := os.Stat(string(name))
+	if err != nil {
+		return err
+	}
+	left := info.Size() // no byte belongs to two packages
 	query := url.Values{"mode": {"ro"}, "_pragma": {"query_only(1)", "trusted_schema(0)", "cell_size_check(1)"}}
-	if wal, err := os.Stat(string(name) + "-wal"); err != nil || wal.Size() == 0 {
+	if log, err := os.Stat(string(name) + "-wal"); err == nil && log.Size() > 0 {
+		left += log.Size()
+	} else {
 		query.Set("immutable", "1")
 	}
 	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: string(name), RawQuery: query.Encode()}).String())
@@ -36,7 +43,7 @@ func (name sqliteFile) blobs(ctx context.Context, visit func([]byte) error) (err
 		return fmt.Errorf("%w: %w", ErrDatabase, err)
 	}
 	defer conn.Close()
-	if _, err := sqlite.Limit(conn, sqliteLimitLength, MaxHeader); err != nil {
+	if _, err := sqlite.Limit(conn, sqliteLimitLength, maxHeader); err != nil {
 		return err
 	}
 
@@ -60,6 +67,9 @@ func (name sqliteFile) blobs(ctx context.Context, visit func([]byte) error) (err
 		var blob sql.RawBytes
 		if err := rows.Scan(&blob); err != nil {
 			return broken(ctx, err)
+		}
+		if left -= int64(len(blob)); left < 0 {
+			return fmt.Errorf("%w: its packages have more bytes than the file", ErrDatabase)
 		}
 		if err := visit(blob); err != nil {
 			return err
