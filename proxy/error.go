@@ -56,7 +56,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, call call, err er
 		writeError(w, r, http.StatusBadRequest, codeNameInvalid, message, "")
 	case errors.Is(err, gate.ErrUnknownRegistry):
 		writeError(w, r, http.StatusNotFound, codeNameUnknown, message, "")
-	case errors.Is(err, oci.ErrSchema1):
+	case errors.Is(err, oci.ErrSchema1), errors.Is(err, gate.ErrSignature):
 		writeError(w, r, http.StatusForbidden, codeDenied, message, "")
 	case errors.Is(err, errNotAccepted):
 		writeError(w, r, http.StatusNotFound, codeManifestUnknown, message+"; send it in Accept", "")

@@ -29,6 +29,8 @@ type Gate interface {
 	Blob(ctx context.Context, repository oci.Reference, d digest.Digest, client policy.Client) (*gate.Blob, error)
 	Tags(ctx context.Context, repository oci.Reference, n int, last string) ([]string, error)
 	Referrers(ctx context.Context, repository oci.Reference, d digest.Digest, artifactType string) ([]oci.Descriptor, error)
+	Signatures(ctx context.Context, repository oci.Reference, d digest.Digest) ([][]byte, error)
+	AddSignature(ctx context.Context, repository oci.Reference, d digest.Digest, signature []byte) error
 }
 
 // Options are a proxy's parts.
@@ -81,7 +83,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, call call) {
-	if (r.Method != http.MethodGet && r.Method != http.MethodHead) || call.operation == opUpload {
+	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
+	adds := r.Method == http.MethodPut && call.operation == opSignatures
+	if !(reads || adds) || call.operation == opUpload {
 		w.Header().Set("Allow", "GET, HEAD")
 		writeError(w, r, http.StatusMethodNotAllowed, codeUnsupported,
 			"this gate is for pulling; push to the registry behind it", "")
@@ -105,6 +109,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, call call) {
 		err = h.tags(w, r, repository, call.name)
 	case opReferrers:
 		err = h.referrers(w, r, repository, call.reference)
+	case opSignatures:
+		err = h.signatures(w, r, repository, call.reference)
 	}
 	if err != nil {
 		h.fail(w, r, call, err)
@@ -122,6 +128,7 @@ func (h *Handler) base(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+	w.Header().Set("X-Registry-Supports-Signatures", "1")
 	writeBody(w, r, http.StatusOK, []byte("{}"))
 }
 

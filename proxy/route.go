@@ -105,6 +105,8 @@ const (
 	opTags      operation = "tags"
 	opReferrers operation = "referrers"
 	opUpload    operation = "upload"
+
+	opSignatures operation = "signatures"
 )
 
 // call is a parsed request path.
@@ -144,13 +146,22 @@ func parse(u *url.URL) (call, error) {
 		return call{operation: opBase}, nil
 	}
 	rest, ok := strings.CutPrefix(u.Path, "/v2/")
+	extended := false
 	if !ok {
-		return none, errNoSuchCall
+		if rest, extended = strings.CutPrefix(u.Path, extensions); !extended {
+			return none, errNoSuchCall
+		}
 	}
 	parts := strings.Split(rest, "/")
 	n := len(parts)
 	if n < 3 {
 		return none, errNoSuchCall
+	}
+	if extended {
+		if parts[n-2] != "signatures" {
+			return none, errNoSuchCall
+		}
+		return call{operation: opSignatures, name: strings.Join(parts[:n-2], "/"), reference: parts[n-1]}, nil
 	}
 	for _, blobs := range []int{n - 3, n - 2} { // with an upload's id or a slash after it, and without
 		if blobs > 0 && parts[blobs] == "blobs" && parts[blobs+1] == "uploads" {

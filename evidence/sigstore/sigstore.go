@@ -16,8 +16,6 @@ import (
 	"context"
 	"strings"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/trustgate/trustgate/evidence"
 	"github.com/trustgate/trustgate/evidence/internal/attached"
 )
@@ -45,7 +43,7 @@ func (c *Collector) Name() string { return evidence.KindSigstore }
 func (c *Collector) Collect(ctx context.Context, subject evidence.Subject) evidence.Findings {
 	items, problems := attached.Find(ctx, subject, attached.Query{
 		Collector: c.Name(),
-		Tags:      tags(subject.Manifest.Digest),
+		Tags:      attached.Tags(subject.Manifest.Digest, ".sig", ".att"),
 		Artifact: func(t string) bool {
 			return isBundle(t) || t == mediaTypeSimpleSigning || t == mediaTypeEnvelope || t == mediaTypeStatement ||
 				strings.HasPrefix(t, "application/vnd.dev.cosign.artifact.")
@@ -92,13 +90,3 @@ func (c *Collector) look(subject evidence.Subject, item attached.Item) (*evidenc
 }
 
 func isBundle(mediaType string) bool { return strings.HasPrefix(mediaType, mediaTypeBundle) }
-
-// tags are where cosign puts what it attaches to d. The names of other digests
-// than sha256 are longer than a tag may be.
-func tags(d digest.Digest) []string {
-	if d.Algorithm() != digest.SHA256 {
-		return nil
-	}
-	name := "sha256-" + d.Encoded()
-	return []string{name + ".sig", name + ".att"}
-}

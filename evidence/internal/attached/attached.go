@@ -154,12 +154,18 @@ func Read(ctx context.Context, subject evidence.Subject, q Query, holders []Hold
 	}
 
 	// cosign attaches one payload many times, with a signature each.
+	// The size is part of what is asked for: one who lists another's blob with a
+	// wrong size spoils only their own entry.
+	type content struct {
+		digest digest.Digest
+		size   int64
+	}
 	var wanted []oci.Descriptor
-	at := map[digest.Digest]int{}
+	at := map[content]int{}
 	left := budget * subject.Limits.Attestation
 	for i := range items {
 		layer := items[i].Layer
-		if _, ok := at[layer.Digest]; ok {
+		if _, ok := at[content{layer.Digest, layer.Size}]; ok {
 			continue
 		}
 		switch {
@@ -171,7 +177,7 @@ func Read(ctx context.Context, subject evidence.Subject, q Query, holders []Hold
 			items[i].Err = errors.New("it was not read, since the ones before it are too long")
 		default:
 			left -= layer.Size
-			at[layer.Digest] = len(wanted)
+			at[content{layer.Digest, layer.Size}] = len(wanted)
 			wanted = append(wanted, layer)
 		}
 	}
@@ -182,7 +188,7 @@ func Read(ctx context.Context, subject evidence.Subject, q Query, holders []Hold
 	kept := items[:0]
 	reported := map[digest.Digest]bool{}
 	for _, item := range items {
-		i, ok := at[item.Layer.Digest]
+		i, ok := at[content{item.Layer.Digest, item.Layer.Size}]
 		if item.Err == nil && ok {
 			item.Raw = fetched[i].value
 			switch err := fetched[i].err; {
