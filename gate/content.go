@@ -92,7 +92,7 @@ func (g *Gate) mayRead(ctx context.Context, route *Route, ref oci.Reference, cli
 	}
 	// Judged by digest alone it is refused or not to be had; the tag under
 	// which it was pulled before the last restart may still serve it.
-	if stands, lookErr := g.recordedAsServed(ctx, ref, client, evidence.Temporary(err)); lookErr != nil {
+	if stands, lookErr := g.recordedAsServed(ctx, ref, evidence.Temporary(err)); lookErr != nil {
 		return lookErr
 	} else if stands {
 		return nil
@@ -103,8 +103,8 @@ func (g *Gate) mayRead(ctx context.Context, route *Route, ref oci.Reference, cli
 	return &BlockedError{a}
 }
 
-func (g *Gate) recordedAsServed(ctx context.Context, ref oci.Reference, client policy.Client, upstreamFailed bool) (bool, error) {
-	if client != (policy.Client{}) || len(g.Judge.RequestFields()) > 0 {
+func (g *Gate) recordedAsServed(ctx context.Context, ref oci.Reference, upstreamFailed bool) (bool, error) {
+	if g.readsClient() {
 		return false, nil // whose verdict it was is not known here
 	}
 	recorded, err := g.Ledger.Served(ctx, ref.Name(), ref.Digest())

@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -112,6 +114,11 @@ func (g *Gate) clientFor(c policy.Client) policy.Client {
 		}
 	}
 	return seen
+}
+
+// readsClient says whether two clients can get different verdicts.
+func (g *Gate) readsClient() bool {
+	return slices.ContainsFunc(g.Judge.RequestFields(), func(field string) bool { return strings.HasPrefix(field, "client") })
 }
 
 // findingsMemo shares evidence between the judgements of one pull: a client

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/trustgate/trustgate/attest"
 	"github.com/trustgate/trustgate/cache"
 	"github.com/trustgate/trustgate/evidence"
 	"github.com/trustgate/trustgate/evidence/buildkit"
@@ -131,17 +132,19 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 	lookaside, err := openpgp.NewLookaside("file://"+s.Lookaside.Folder, nil, limits)
 	s.Must(err)
 
-	collectors := []evidence.Collector{
-		sigstore.New([]sigstore.Signer{ci}),
-		openpgp.New([]openpgp.Signer{release}, []openpgp.Store{lookaside}, nil),
-		buildkit.New(),
-	}
+	s.Must(os.MkdirAll(filepath.Join(s.Folder, "kept"), 0o755))
+	kept, err := openpgp.NewLookaside("file://"+filepath.Join(s.Folder, "kept"), nil, limits)
+	s.Must(err)
+	signatures := openpgp.New([]openpgp.Signer{release}, []openpgp.Store{lookaside, kept}, nil)
+	collectors := []evidence.Collector{sigstore.New([]sigstore.Signer{ci}), signatures, buildkit.New()}
+	key, err := attest.OpenKey(filepath.Join(s.Folder, "verdicts.key"))
+	s.Must(err)
 	var routes []gate.Route
 	modes := map[string]any{}
 	for _, name := range append([]string{s.Registry.Addr}, o.Names...) {
 		up, err := upstream.New(upstream.Options{Registry: name, URL: "http://" + s.Registry.Addr, Insecure: true})
 		s.Must(err)
-		routes = append(routes, gate.Route{Registry: name, Upstream: up, Collectors: collectors})
+		routes = append(routes, gate.Route{Registry: name, Upstream: up, Collectors: collectors, Signatures: gate.Signatures{Collector: signatures, Kept: kept}})
 		modes[name] = map[string]any{"mode": string(o.Mode)}
 	}
 	driver, err := cache.OpenDriver("filesystem", map[string]any{"rootdirectory": filepath.Join(s.Folder, "cache")})
@@ -165,7 +168,8 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 			Sources:  []string{"https://git.example/acme/*"},
 			Roots:    o.Roots, Revision: "test",
 		},
-		Cache: content, Ledger: book, Platforms: o.Platforms,
+		Summaries: gate.Summaries{Key: key, Verifier: "https://gate.example/", Version: "test"},
+		Cache:     content, Ledger: book, Platforms: o.Platforms,
 		Lifetimes: gate.Lifetimes{
 			Serve: 10 * time.Minute, Block: 30 * time.Second, Tag: 30 * time.Second, Stale: 24 * time.Hour,
 			Deadline: 20 * time.Second, Depth: o.Depth,
@@ -182,6 +186,14 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 		s.Must(book.Close())
 	})
 	return g
+}
+
+// SummaryKey is the public key of the gates' own verdicts, in PEM.
+func (s *Stage) SummaryKey() []byte {
+	s.Helper()
+	key, err := attest.OpenKey(filepath.Join(s.Folder, "verdicts.key"))
+	s.Must(err)
+	return key.PublicPEM()
 }
 
 func (s *Stage) write(name, content string) string {
