@@ -102,14 +102,24 @@ func from(parent fmt.Stringer) map[string]string {
 // it, with its provenance in the index.
 func (w *world) build(t testing.TB, in *registry, repo string, files map[string]string) image {
 	t.Helper()
-	source := w.commit(t, repo, files)
+	return w.buildFrom(t, in, repo, w.commit(t, repo, files), "")
+}
+
+// buildFrom builds from a git repository; exported is added to how the image is
+// written, and further options go to the Dockerfile frontend.
+func (w *world) buildFrom(t testing.TB, in *registry, repo, source, exported string, options ...string) image {
+	t.Helper()
 	built := image{registry: in, repo: repo, tag: "1"}
 	metadata := filepath.Join(t.TempDir(), "metadata.json")
-	w.run(t, "buildctl", "--addr", w.bkSocket, "build", "--progress", "plain",
-		"--frontend", "dockerfile.v0", "--opt", "context="+source+"#main",
-		"--opt", "attest:provenance=mode=max,builder-id="+builderID,
-		"--output", "type=image,name="+built.String()+",push=true,registry.insecure=true",
-		"--metadata-file", metadata).ok(t)
+	args := []string{"--addr", w.bkSocket, "build", "--progress", "plain",
+		"--frontend", "dockerfile.v0", "--opt", "context=" + source + "#main",
+		"--opt", "attest:provenance=mode=max,builder-id=" + builderID,
+		"--output", "type=image,name=" + built.String() + ",push=true,registry.insecure=true" + exported,
+		"--metadata-file", metadata}
+	for _, o := range options {
+		args = append(args, "--opt", o)
+	}
+	w.run(t, "buildctl", args...).ok(t)
 	raw, err := os.ReadFile(metadata)
 	if err != nil {
 		t.Fatal(err)

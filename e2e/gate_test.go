@@ -29,6 +29,7 @@ type gateOptions struct {
 	Upstream string // dialled in place of the registry of apps
 	Serve    string // lifetime of a serving verdict
 	Block    string // lifetime of a block
+	Git      bool   // ask the git server for signed tags
 }
 
 var gateConfig = template.Must(template.New("trustgate.yaml").Parse(`listen: {{.Listen}}
@@ -58,6 +59,9 @@ trust:
   builders:
     - {id: "https://ci.example/*", signers: [ci]}
   sources: ["git://{{.World.Git}}/**"]
+{{- if .Tags}}
+  git: {hosts: ["git://{{.World.Git}}/**"], insecure: true, private: true}
+{{- end}}
 policy:
   builtin: true
   collections: [trusted-builds]
@@ -98,7 +102,7 @@ func startGate(t testing.TB, options gateOptions) *gate {
 	var config bytes.Buffer
 	err = gateConfig.Execute(&config, map[string]any{
 		"Listen": g.addr, "Admin": "127.0.0.1:" + strconv.Itoa(ports[1]), "Data": g.data, "Arch": runtime.GOARCH,
-		"Upstream": options.Upstream, "Serve": options.Serve, "Block": options.Block,
+		"Tags": options.Git, "Upstream": options.Upstream, "Serve": options.Serve, "Block": options.Block,
 		"World": map[string]any{
 			"Apps": side{the.apps.addr, the.apps.host}, "Bases": side{the.bases.addr, the.bases.host},
 			"Lookaside": the.lookaside(), "Keyring": the.pgp.keyring, "CosignKey": the.cosign.public, "Git": the.gitAddr,

@@ -51,9 +51,9 @@ func (b BuildKit) Build(ctx context.Context, r *Recipe, folder string, rewriteTi
 	for _, key := range slices.Sorted(maps.Keys(r.Args)) {
 		args = append(args, "--opt", key+"="+r.Args[key])
 	}
-	// The defaults of an image that is pushed; provenance would add an index.
-	args = append(args, "--opt", "attest:provenance=disabled=true",
-		"--output", fmt.Sprintf("type=oci,tar=false,dest=%s,oci-mediatypes=true,rewrite-timestamp=%t", folder, rewriteTimestamps))
+	// The defaults of an image that is pushed, without provenance, which would
+	// add an index.
+	args = append(args, "--output", fmt.Sprintf("type=oci,tar=false,dest=%s,oci-mediatypes=true,rewrite-timestamp=%t", folder, rewriteTimestamps))
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.WaitDelay = 5 * time.Second
 	var said tail
