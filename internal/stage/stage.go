@@ -97,6 +97,8 @@ type Options struct {
 	Depth     int
 	Nodes     int
 	Platforms []oci.Platform
+	Packages  bool // examine them
+	Source    gate.TagFinder
 	Log       *zap.Logger
 }
 
@@ -168,6 +170,8 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 			Sources:  []string{"https://git.example/acme/*"},
 			Roots:    o.Roots, Revision: "test",
 		},
+		Source:    o.Source,
+		Packages:  gate.Packages{Examine: o.Packages},
 		Summaries: gate.Summaries{Key: key, Verifier: "https://gate.example/", Version: "test"},
 		Cache:     content, Ledger: book, Platforms: o.Platforms,
 		Lifetimes: gate.Lifetimes{
