@@ -71,11 +71,11 @@ const registry = "registry.example"
 func trusted() *policy.Input {
 	yes := true
 	ci, release := &policy.Signer{Name: "ci"}, &policy.Signer{Name: "release"}
-	build := policy.Build{Verified: true, Trusted: true, BuilderID: "https://ci.example/builder", Signer: ci, Reproduced: policy.Reproduced{By: []string{"a", "b"}, Agree: 2}}
-	source := policy.Source{
-		Verified: true, Trusted: true, Repository: "https://git.example/acme/app", Revision: "4a5b6c", Via: "provenance",
-		Tag: &policy.SourceTag{Name: "v1", Verified: true, Signer: release}, Commit: &policy.SourceCommit{},
-	}
+	build := policy.Build{Verified: true, Trusted: true, BuilderID: "https://ci.example/builder", Signer: ci}
+	source := policy.Source{Verified: true, Trusted: true, Repository: "https://git.example/acme/app", Revision: "4a5b6c", Via: "provenance"}
+	reproduced, released := build, source
+	reproduced.Reproduced = policy.Reproduced{By: []string{"a", "b"}, Agree: 2}
+	released.Tag = &policy.SourceTag{Name: "v1", Verified: true, Signer: release}
 	return &policy.Input{
 		Request: policy.Request{Route: registry, Time: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)},
 		Image: policy.Image{
@@ -91,8 +91,8 @@ func trusted() *policy.Input {
 				{"vulnerability": {"name": "CVE-2026-0001"}, "status": "not_affected"}
 			]}`),
 		},
-		Build:    build,
-		Source:   source,
+		Build:    reproduced,
+		Source:   released,
 		Packages: &policy.Packages{State: "done", Distribution: "debian 12", Managers: []string{"dpkg"}, Count: 88},
 		Parents: []policy.Parent{{
 			Reference: registry + "/base/node:20", Stage: "final", Known: "attested", Depth: 1,

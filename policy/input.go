@@ -211,8 +211,8 @@ type Packages struct {
 	Replaced           []string `json:"replaced"` // of a parent's package, by a later layer
 	ModifiedConffiles  []string `json:"modified_conffiles"`
 	UnownedExecutables []string `json:"unowned_executables"`
-	UnownedSetuid      []string `json:"unowned_setuid"` // setuid or setgid
-	Truncated          bool     `json:"truncated"`      // there is more than was examined or listed
+	UnownedSetuid      []string `json:"unowned_setuid"` // setuid, setgid or with file capabilities
+	Truncated          bool     `json:"truncated"`      // a list of findings names fewer than there are
 	SourceURL          string   `json:"source_url"`
 }
 

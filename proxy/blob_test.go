@@ -58,6 +58,7 @@ func laden(s *stage.Stage, repository string, raw []byte) (*shipyard.Image, dige
 }
 
 func TestBlob(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	raw := noise(100<<10, 1)
 	app, d := carrying(s, "app", raw)
@@ -123,6 +124,7 @@ func TestBlob(t *testing.T) {
 }
 
 func TestNoBlobIsFetchedForHeadersAlone(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	_, d := carrying(s, "app", noise(1000, 2))
 	f := open(s, stage.Options{})
@@ -142,18 +144,23 @@ func TestNoBlobIsFetchedForHeadersAlone(t *testing.T) {
 // held stops the upstream in the middle of a blob.
 type held struct {
 	reached chan struct{} // closed when that many bytes have been sent
-	release chan struct{} // close it to let the rest follow
+	release chan struct{} // close it to let the rest follow, and
+	cut     chan struct{} // this one to have no rest
 }
 
 func hold(s *stage.Stage, d digest.Digest, after int) held {
-	h := held{reached: make(chan struct{}), release: make(chan struct{})}
+	h := held{reached: make(chan struct{}), release: make(chan struct{}), cut: make(chan struct{})}
 	var once sync.Once
 	s.Upstream.Interpose(func(registry http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/blobs/"+d.String()) {
 				w = &holding{ResponseWriter: w, left: after, wait: func() {
 					once.Do(func() { close(h.reached) })
-					<-h.release
+					select {
+					case <-h.release:
+					case <-h.cut:
+						panic(http.ErrAbortHandler)
+					}
 				}}
 			}
 			registry.ServeHTTP(w, r)
@@ -189,6 +196,7 @@ func (h *holding) Write(p []byte) (int, error) {
 // Clients read what has come while the rest is on its way, and all of them
 // share the one fetch.
 func TestManyClientsReadABlobWhileItIsFetched(t *testing.T) {
+	t.Parallel()
 	for _, protocol := range protocols {
 		t.Run(protocol, func(t *testing.T) {
 			s := stage.New(t)
@@ -236,6 +244,7 @@ func TestManyClientsReadABlobWhileItIsFetched(t *testing.T) {
 
 // A part is served only of a whole that has been hashed.
 func TestARangeWaitsForTheWhole(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	raw := noise(256<<10, 4)
 	_, d := carrying(s, "app", raw)
@@ -270,12 +279,16 @@ func blobFile(s *stage.Stage, d digest.Digest) string {
 }
 
 func TestWrongBytesFromTheUpstream(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	g := s.Gate(stage.Options{Mode: policy.Audit})
 	seed := byte(10)
 	for _, protocol := range protocols {
 		f := serve(s, protocol, handlerFor(s, g))
 		for _, size := range []int{2000, 300 << 10} { // all of it held back, and not
+			if size == 2000 && protocol == "HTTP/2.0" {
+				continue // the same answers
+			}
 			for _, tc := range []struct {
 				name   string
 				change func(http.Header, []byte) []byte
@@ -308,8 +321,11 @@ func TestWrongBytesFromTheUpstream(t *testing.T) {
 					tamper(s, d.String(), tc.change)
 					defer s.Upstream.Interpose(nil)
 
-					a := f.get(f.path(repository, "blobs", d.String()))
+					a, err := f.try(http.MethodGet, f.path(repository, "blobs", d.String()))
 					switch {
+					case err != nil && size > 2000: // HTTP/2 may end a stream before its headers were read
+					case err != nil:
+						t.Error(err)
 					case a.StatusCode == http.StatusOK:
 						if a.err == nil || len(a.body) >= len(raw) {
 							t.Errorf("a whole answer of %d bytes, %v", len(a.body), a.err)
@@ -339,6 +355,7 @@ func TestWrongBytesFromTheUpstream(t *testing.T) {
 // A blob that is complete reaches the connection as a file, which the kernel
 // copies.
 func TestACompleteBlobIsSentAsAFile(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	raw := noise(64<<10, 5)
 	_, d := carrying(s, "app", raw)

@@ -46,6 +46,7 @@ type attempt struct {
 // TestBypass holds every known way around a gate like this one, each under its
 // name. In none of them may something leave that was not admitted.
 func TestBypass(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	f := open(s, stage.Options{})
 	for _, tc := range []struct {
@@ -1011,6 +1012,7 @@ func halfClosed(t *testing.T, a *attempt) {
 // A mode that only watches serves images, and still nothing that cannot be
 // judged.
 func TestWatchingIsNoBypass(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	a := &attempt{Stage: s, clock: s, f: open(s, stage.Options{Mode: policy.Audit})}
 	image := s.Image("watched", nil)

@@ -110,6 +110,16 @@ type answer struct {
 // do sends a request; header is a list of names and values.
 func (f *front) do(method, path string, header ...string) *answer {
 	f.Helper()
+	a, err := f.try(method, path, header...)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return a
+}
+
+// try is do where there may be no answer at all.
+func (f *front) try(method, path string, header ...string) (*answer, error) {
+	f.Helper()
 	req, err := http.NewRequest(method, f.base+path, nil)
 	if err != nil {
 		f.Fatal(err)
@@ -122,9 +132,9 @@ func (f *front) do(method, path string, header ...string) *answer {
 	}
 	resp, err := f.client.Do(req)
 	if err != nil {
-		f.Fatal(err)
+		return nil, err
 	}
-	return f.read(resp)
+	return f.read(resp), nil
 }
 
 func (f *front) read(resp *http.Response) *answer {

@@ -33,6 +33,7 @@ func (a *answer) tags() tagList {
 }
 
 func TestTags(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	app := s.Image("app", nil)
 	want := []string{"1"}
@@ -147,6 +148,7 @@ const (
 )
 
 func TestReferrers(t *testing.T) {
+	t.Parallel()
 	for _, upstream := range []string{"by the upstream's API", "by the tag that stands in for it"} {
 		t.Run(upstream, func(t *testing.T) {
 			s := stage.New(t)

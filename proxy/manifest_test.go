@@ -83,6 +83,7 @@ func at(s *stage.Stage, rest string) name.Reference {
 }
 
 func TestManifest(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	kinds := published(s)
 	g := s.Gate(stage.Options{Mode: policy.Audit})
@@ -122,6 +123,7 @@ func TestManifest(t *testing.T) {
 }
 
 func TestManifestThatTheClientHas(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	app := s.Trusted(s.Image("app", nil))
 	f := open(s, stage.Options{})
@@ -154,6 +156,7 @@ func TestManifestThatTheClientHas(t *testing.T) {
 }
 
 func TestManifestByWhatTheClientAccepts(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	app := s.Trusted(s.Image("app", nil)) // an OCI image manifest
 	f := open(s, stage.Options{})
@@ -204,6 +207,7 @@ func TestManifestByWhatTheClientAccepts(t *testing.T) {
 }
 
 func TestPullByRealClients(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	app := s.Trusted(s.Image("app", s.Trusted(s.Image("base/os", nil))))
 	index, err := s.Registry.PushIndex(t.Context(), "multi", "1", []string{"linux/amd64", "linux/arm64"}, build(s, "amd"), build(s, "arm"))
@@ -278,6 +282,7 @@ func readLayers(s *stage.Stage, image v1.Image) {
 // No registry of today keeps schema 1; the bytes stand in an index tag of one
 // that checks nothing.
 func TestSchema1IsRefused(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	library(s)
 	document := map[string]any{
@@ -313,6 +318,7 @@ func TestSchema1IsRefused(t *testing.T) {
 }
 
 func TestWhatIsNotThere(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	s.Trusted(s.Image("app", nil))
 	f := open(s, stage.Options{})

@@ -84,15 +84,11 @@ func (r routes) repository(req *http.Request, name string) (oci.Reference, error
 // named looks a registry up. Case is folded for ASCII alone: there are other
 // letters whose lower case is an ASCII one.
 func (r routes) named(name string) (registry string, ok bool) {
-	if !isASCII(name) {
+	if strings.ContainsFunc(name, func(r rune) bool { return r > unicode.MaxASCII }) {
 		return "", false
 	}
 	registry, ok = r.byName[strings.ToLower(name)]
 	return registry, ok
-}
-
-func isASCII(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r > unicode.MaxASCII })
 }
 
 type operation string
@@ -125,8 +121,8 @@ var (
 // 135.
 const maxPath = 1024
 
-// parse reads the path of a request. Percent-encoded separators and what is not
-// ASCII are refused here, dots that climb and doubled slashes where the name is
+// parse reads the path of a request. Percent-encoded separators are refused
+// here, dots that climb, doubled slashes and what is not ASCII where the name is
 // read, so that what is parsed is what any other reader of the same path would
 // see.
 //
@@ -138,9 +134,6 @@ func parse(u *url.URL) (call, error) {
 	}
 	if escaped := strings.ToLower(u.EscapedPath()); strings.Contains(escaped, "%2f") || strings.Contains(escaped, "%25") || strings.Contains(escaped, "%5c") {
 		return none, fmt.Errorf("%w: the path hides separators", errBadRequest)
-	}
-	if !isASCII(u.Path) {
-		return none, fmt.Errorf("%w: the path has characters that no name and no tag has", errBadRequest)
 	}
 	if u.Path == "/v2/" || u.Path == "/v2" {
 		return call{operation: opBase}, nil

@@ -13,6 +13,7 @@ import (
 // Every way of naming a registry leads to the repository that it means, or
 // nowhere. A block says which one it was.
 func TestRouting(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	for _, repository := range []string{"library/nginx", "acme/app", "docker.io/library/nginx", "unknown.example/app"} {
 		s.Image(repository, nil)
@@ -78,6 +79,7 @@ func TestRouting(t *testing.T) {
 }
 
 func TestRoutesThatContradictEachOther(t *testing.T) {
+	t.Parallel()
 	for name, routes := range map[string][]proxy.Route{
 		"two by one name":               {{Registry: "a.example", Hosts: []string{"x.example"}}, {Registry: "b.example", Hosts: []string{"X.example"}}},
 		"one by the other's name":       {{Registry: "a.example"}, {Registry: "b.example", Hosts: []string{"a.example"}}},
@@ -92,6 +94,7 @@ func TestRoutesThatContradictEachOther(t *testing.T) {
 }
 
 func TestVersionCheck(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	g := s.Gate(stage.Options{})
 	for _, protocol := range protocols {
@@ -113,6 +116,7 @@ func TestVersionCheck(t *testing.T) {
 }
 
 func TestPushIsRefused(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	app := s.Trusted(s.Image("app", nil))
 	f := open(s, stage.Options{Mode: policy.Audit})

@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"io"
 	"net/http"
 	"regexp"
 	"strings"
@@ -16,6 +17,7 @@ import (
 )
 
 func TestBlockSaysWhatWhyAndWhatToDo(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	image := s.Image("acme/unsigned", nil)
 	g := s.Gate(stage.Options{})
@@ -99,6 +101,7 @@ import rego.v1
 }
 
 func TestMuchToSay(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	s.Trusted(s.Image("app", nil))
 	path := []string{"app", "manifests", "1"}
@@ -133,6 +136,7 @@ func TestMuchToSay(t *testing.T) {
 }
 
 func TestAnnotated(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	app := s.Image("app", nil)
 	s.Must(s.Registry.Attest(t.Context(), s.CI, app, shipyard.ProvenanceType,
@@ -165,6 +169,7 @@ func TestAnnotated(t *testing.T) {
 }
 
 func TestServedHasNothingToSay(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	app := s.Trusted(s.Image("app", nil))
 	f := open(s, stage.Options{})
@@ -178,6 +183,7 @@ func TestServedHasNothingToSay(t *testing.T) {
 }
 
 func TestUpstreamOff(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
 	raw := noise(1000, 7)
 	app, layer := carrying(s, "app", raw)
@@ -217,8 +223,9 @@ func TestUpstreamOff(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	s := stage.New(t)
-	_, d := carrying(s, "app", noise(64<<10, 8))
+	_, d := carrying(s, "app", noise(512<<10, 8))
 	s.Image("unsigned", nil)
 	registry := prometheus.NewRegistry()
 	f := serve(s, "HTTP/1.1", handlerFor(s, s.Gate(stage.Options{}), func(o *proxy.Options) { o.Metrics = proxy.NewMetrics(registry) }))
@@ -227,8 +234,18 @@ func TestMetrics(t *testing.T) {
 	f.get(f.path("app", "manifests", "1"))
 	f.get(f.path("unsigned", "manifests", "1"))
 	f.get("/elsewhere")
-	tamper(s, d.String(), func(_ http.Header, body []byte) []byte { body[0] ^= 1; return body })
-	f.get(f.path("app", "blobs", d.String())) // cut short
+
+	h := hold(s, d, 256<<10) // a blob that is cut short
+	resp, err := f.client.Get(f.base + f.path("app", "blobs", d.String()))
+	s.Must(err)
+	defer resp.Body.Close()
+	_, err = io.ReadFull(resp.Body, make([]byte, 64<<10))
+	s.Must(err)
+	close(h.cut)
+	if _, err := io.Copy(io.Discard, resp.Body); err == nil {
+		t.Error("the blob is whole")
+	}
+	f.server.Close() // which waits until it has been counted
 
 	families, err := registry.Gather()
 	s.Must(err)

@@ -63,7 +63,7 @@ func (p *Repository) referrersByAPI(ctx context.Context, c call, d digest.Digest
 		return nil, err
 	}
 	defer done()
-	repository := p.remote(c)
+	repository, pages := p.remote(c)
 	// Keeps oras-go from falling back by itself, where it would take a server
 	// that has lost its registry for a registry that has no referrers.
 	if err := repository.SetReferrersCapability(true); err != nil {
@@ -76,13 +76,16 @@ func (p *Repository) referrersByAPI(ctx context.Context, c call, d digest.Digest
 		}
 		return nil
 	})
+	if err == nil || errors.Is(err, errEnough) {
+		return list, nil
+	}
 	var answer *errcode.ErrorResponse
 	switch {
-	case err == nil || errors.Is(err, errEnough):
-		return list, nil
-	case errors.Is(err, errdef.ErrUnsupported):
-		return nil, errNoReferrersAPI
-	case errors.As(err, &answer) && slices.Contains([]int{http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented}, answer.StatusCode):
+	case errors.Is(err, errdef.ErrUnsupported),
+		errors.As(err, &answer) && slices.Contains([]int{http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented}, answer.StatusCode):
+		if pages.read > 0 {
+			return nil, c.fail(ErrUnavailable, true, "the list breaks off after some of its pages", "try again")
+		}
 		return nil, errNoReferrersAPI
 	}
 	return nil, c.listing(ctx, err)
@@ -113,10 +116,11 @@ type pages struct {
 	remote.Client
 	call  call
 	limit int64 // bytes of one page
+	read  int   // pages of an index
 }
 
 // Do implements remote.Client.
-func (p pages) Do(req *http.Request) (*http.Response, error) {
+func (p *pages) Do(req *http.Request) (*http.Response, error) {
 	resp, err := p.Client.Do(req)
 	if err != nil {
 		return nil, p.call.asking(req.Context(), err)
@@ -124,6 +128,9 @@ func (p pages) Do(req *http.Request) (*http.Response, error) {
 	// oras-go would take a list for something else if its type has parameters.
 	if mediaType, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err == nil {
 		resp.Header.Set("Content-Type", mediaType)
+		if resp.StatusCode == http.StatusOK && mediaType == oci.MediaTypeImageIndex {
+			p.read++
+		}
 	}
 	resp.Body = &page{resp.Body, req.Context(), p.call, p.limit}
 	return resp, nil
@@ -179,7 +186,7 @@ func (p *Repository) Tags(ctx context.Context, n int, last string) ([]string, er
 	if n <= 0 || n > maxTags {
 		n = 0
 	}
-	repository := p.remote(c)
+	repository, _ := p.remote(c)
 	repository.TagListPageSize = n
 	tags := []string{}
 	err = repository.Tags(ctx, last, func(page []string) error {

@@ -269,6 +269,47 @@ func TestReferrersThatCannotBeTrusted(t *testing.T) {
 	})
 }
 
+// A registry whose replicas do not all have the referrers API must not lose
+// what the first page held to a tag that is not there.
+func TestReferrersThatBreakOff(t *testing.T) {
+	subject := digest.FromString("an image")
+	for _, first := range []string{entries(1), entries(0)} {
+		for name, second := range map[string]http.HandlerFunc{
+			"a page that is not there": http.NotFound,
+			"a repository that is unknown": func(w http.ResponseWriter, r *http.Request) {
+				w.WriteHeader(404)
+				_, _ = io.WriteString(w, `{"errors":[{"code":"NAME_UNKNOWN"}]}`)
+			},
+			"a method that is not allowed": status(http.StatusMethodNotAllowed, ""),
+			"a page of HTML":               func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "<html>") },
+		} {
+			t.Run(fmt.Sprintf("after %d bytes, in %s", len(first), name), func(t *testing.T) {
+				seen := &journal{}
+				addr := serve(t, seen.keep(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if !strings.Contains(r.URL.Path, "/referrers/") {
+						w.WriteHeader(http.StatusNotFound)
+						_, _ = io.WriteString(w, `{"errors":[{"code":"MANIFEST_UNKNOWN"}]}`)
+						return
+					}
+					if r.URL.RawQuery != "" {
+						second(w, r)
+						return
+					}
+					w.Header().Set("Content-Type", oci.MediaTypeImageIndex)
+					w.Header().Set("Link", `<?page=2>; rel="next"`)
+					_, _ = io.WriteString(w, first)
+				})))
+				_, err := app(t, addr, nil).Referrers(t.Context(), subject, "")
+				wants(t, err, upstream.ErrUnavailable, true)
+				says(t, err, "breaks off")
+				if got := seen.asked(); len(got) != 2 {
+					t.Errorf("asked %q", got)
+				}
+			})
+		}
+	}
+}
+
 // That nothing refers to an image may only be said by a registry.
 func TestReferrersOfRegistriesThatAreNotThere(t *testing.T) {
 	subject := digest.FromString("an image")
@@ -303,6 +344,10 @@ func TestReferrersOfRegistriesThatAreNotThere(t *testing.T) {
 			w.Header().Set("Docker-Content-Digest", subject.String())
 			manifest(w, r)
 		}, oci.ErrManifest, false},
+		"a tag that names a list of Docker's": {func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", oci.MediaTypeDockerList)
+			_, _ = io.WriteString(w, entries(1))
+		}, nil, false},
 		"a tag that names an image": {manifest, nil, false},
 		"a tag with a broken entry": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", oci.MediaTypeImageIndex)

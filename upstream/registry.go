@@ -240,16 +240,17 @@ func (r *Registry) loginAdvice() string { return r.credentials.advice(r.host) }
 // remote is oras-go's view of p. It is made for one question: what oras-go
 // learns of a repository's capabilities from one digest must not decide where
 // the evidence about another is looked for.
-func (p *Repository) remote(c call) *remote.Repository {
+func (p *Repository) remote(c call) (*remote.Repository, *pages) {
+	pages := &pages{Client: p.registry.client, call: c, limit: p.registry.manifestLimit}
 	return &remote.Repository{
-		Client:               pages{p.registry.client, c, p.registry.manifestLimit},
+		Client:               pages,
 		Reference:            orasregistry.Reference{Registry: p.registry.host, Repository: p.name.Repository()},
 		PlainHTTP:            p.registry.base.Scheme == "http",
 		ManifestMediaTypes:   oci.ManifestMediaTypes,
 		MaxMetadataBytes:     p.registry.manifestLimit + 1, // pages has the say
 		ReferrerListMaxPages: maxReferrerPages,
 		TagListMaxPages:      maxTagPages,
-	}
+	}, pages
 }
 
 // scoped tells oras-go which token the requests of ctx need: one that may pull,

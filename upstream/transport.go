@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpproxy"
+	"golang.org/x/net/http2"
 	"oras.land/oras-go/v2/registry/remote/retry"
 )
 
@@ -146,6 +147,7 @@ func isConnectionFailure(err error) bool {
 		refused *refusal
 		dns     *net.DNSError
 		op      *net.OpError
+		stream  http2.StreamError
 		timeout net.Error
 	)
 	switch {
@@ -153,7 +155,7 @@ func isConnectionFailure(err error) bool {
 		return false
 	case errors.As(err, &dns):
 		return dns.IsTemporary
-	case errors.As(err, &op), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.As(err, &op), errors.As(err, &stream), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		// A dial that timed out claims to be context.DeadlineExceeded; where
 		// the caller's time is over too, the wait before the next ends at once.
 		return true

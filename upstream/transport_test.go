@@ -199,7 +199,13 @@ func TestTLS(t *testing.T) {
 	h := openHarbour(t)
 	for name, http2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2.0": true} {
 		seen := &journal{}
-		server := httptest.NewUnstartedServer(seen.keep(h.handler))
+		var fault atomic.Bool
+		server := httptest.NewUnstartedServer(seen.keep(answer(func(http.ResponseWriter, *http.Request) bool {
+			if fault.Swap(false) {
+				panic(http.ErrAbortHandler)
+			}
+			return false
+		})(h.handler)))
 		server.Config.ErrorLog = quiet
 		server.EnableHTTP2 = http2
 		server.StartTLS()
@@ -215,6 +221,14 @@ func TestTLS(t *testing.T) {
 			resolves(t, repository(t, visit(t, func(o *upstream.Options) { o.CA = ca })), oci.Descriptor{Digest: h.image.Digest})
 			if got := seen.protocols(); !slices.Equal(got, []string{name}) {
 				t.Errorf("spoke %q", got)
+			}
+		})
+		t.Run(name+" with an answer that breaks off before it begins", func(t *testing.T) {
+			seen.forget()
+			fault.Store(true)
+			resolves(t, repository(t, visit(t, func(o *upstream.Options) { o.CA = ca })), oci.Descriptor{Digest: h.image.Digest})
+			if got := seen.asked(); len(got) != 2 {
+				t.Errorf("asked %q", got)
 			}
 		})
 		t.Run(name+" insecure", func(t *testing.T) {

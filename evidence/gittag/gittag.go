@@ -275,9 +275,6 @@ func (v *Verifier) Find(ctx context.Context, repository, revision, ref string) (
 		return Result{Revision: revision, Tag: Tag{Err: unverifiable}, Commit: Commit{Err: unverifiable}}, nil
 	}
 	q := question{repository: repository, revision: revision, ref: plainRef(ref)}
-	if known, ok := v.known.Get(q); ok && v.now().Before(known.until) {
-		return known.result, nil
-	}
 	// The look-up outlives the caller, so that one who hangs up does not cost
 	// the others their answer.
 	work := context.WithoutCancel(ctx)
@@ -310,7 +307,6 @@ func plainRef(ref string) string {
 
 // ask looks up one question and remembers the answer, but no error.
 func (v *Verifier) ask(ctx context.Context, q question) (result Result, err error) {
-	// A flight may have landed since Find looked.
 	if known, ok := v.known.Get(q); ok && v.now().Before(known.until) {
 		return known.result, nil
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -158,6 +159,35 @@ func TestFindOver(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// TestAsksForNoMoreThanNeeded reads what the server is asked for.
+func TestAsksForNoMoreThanNeeded(t *testing.T) {
+	w := theWorld(t)
+	w.repository(t, "sparing", func(s *script) {
+		s.git("config", "uploadpack.allowFilter", "true")
+		s.git("fetch", "--quiet", "--tags", "../app", "main:main", "--update-head-ok")
+	})
+	backend := w.backend(t)
+	var request string
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		request = string(body)
+		r.Body = io.NopCloser(strings.NewReader(request))
+		backend.ServeHTTP(rw, r)
+	}))
+	defer server.Close()
+	for repository, filters := range map[string]bool{"app": false, "sparing": true} {
+		if _, err := verifier(t, w.options()).Find(t.Context(), server.URL+"/acme/"+repository, w.commits["openpgp"], ""); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Count(request, "want ") != 1 || !strings.Contains(request, "deepen 1\n") || strings.Contains(request, "filter tree:0\n") != filters {
+			t.Errorf("%s was asked for %q", repository, request)
+		}
+	}
 }
 
 func TestEmptyRepository(t *testing.T) {
@@ -368,6 +398,54 @@ func noise(n int) string {
 		text[i] = letters[source.IntN(len(letters))]
 	}
 	return string(text)
+}
+
+// TestServersThatLie changes what the real server says about a signed tag. Only
+// the signed object counts.
+func TestServersThatLie(t *testing.T) {
+	w := theWorld(t)
+	backend := w.backend(t)
+	s := &script{w: w, dir: w.root + "/acme/app"}
+	first, second := s.git("rev-parse", "refs/tags/v1.0"), s.git("rev-parse", "refs/tags/v2.0")
+	if s.err != nil {
+		t.Fatal(s.err)
+	}
+	target, other := w.commits["openpgp"], w.commits["lightweight"]
+	for name, tc := range map[string]struct {
+		refs          []string // replacements in the list of refs, of the same length
+		wants         []string // and in what is asked for
+		revision, ref string
+		says          string
+	}{
+		"nothing":                  {revision: target, ref: "v1.0"},
+		"where the tag points":     {refs: []string{target + " refs/tags/v1.0^{}", other + " refs/tags/v1.0^{}"}, revision: other, ref: "v1.0", says: "its tag object points at the commit " + target + ", not at the revision"},
+		"what the tag is called":   {refs: []string{"refs/tags/v1.0", "refs/tags/v9.9"}, revision: target, ref: "v9.9", says: `its tag object was made for the tag "v1.0"`},
+		"which object the tag is":  {refs: []string{first + " refs/tags/v1.0", second + " refs/tags/v1.0"}, revision: target, ref: "v1.0", says: `its tag object was made for the tag "v2.0"`},
+		"by handing out another":   {wants: []string{first, second}, revision: target, ref: "v1.0", says: "the repository did not hand out the tag object"},
+		"that the tag is a commit": {refs: []string{first + " refs/tags/v1.0", target + " refs/tags/v1.0"}, revision: target, ref: "v1.0", says: "the repository did not hand out the tag object"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodPost {
+					body, err := io.ReadAll(r.Body)
+					if err != nil {
+						t.Error(err)
+					}
+					r.Body = io.NopCloser(strings.NewReader(strings.NewReplacer(tc.wants...).Replace(string(body))))
+					backend.ServeHTTP(rw, r)
+					return
+				}
+				answer := httptest.NewRecorder()
+				backend.ServeHTTP(answer, r)
+				io.WriteString(rw, strings.NewReplacer(tc.refs...).Replace(answer.Body.String()))
+			}))
+			defer server.Close()
+			found, err := verifier(t, w.options()).Find(t.Context(), server.URL+"/acme/app", tc.revision, tc.ref)
+			if err != nil || found.Tag.By.Verified() != (tc.says == "") || found.Tag.Name != tc.ref || !strings.Contains(found.Tag.Err, tc.says) {
+				t.Errorf("got %+v, %v, want it to say %q", found, err, tc.says)
+			}
+		})
+	}
 }
 
 func TestMaxBytes(t *testing.T) {

@@ -381,7 +381,7 @@ func (t *tree) content(name string) (io.Reader, error) {
 	if !n.is(regular) {
 		return nil, nil
 	}
-	if n.database == nil || n.database.gone {
+	if n.database == nil {
 		return nil, fmt.Errorf("%w: /%s is a link to a file that was not kept; TrustGate reads databases in their usual place", ErrDatabase, name)
 	}
 	return n.database.read(), nil

@@ -106,6 +106,10 @@ func TestDpkgDiverted(t *testing.T) {
 		[]entry{file("var/lib/dpkg/diversions", "/usr/bin/hello\n/usr/bin/hello.real\nother\n/lib64\n/lib64.merged\nhello\n")})
 	want(t, examine(t, 0, layer(t, image...)))
 
+	t.Run("a diversion that was only announced", func(t *testing.T) {
+		const readme = "/usr/share/doc/hello/README"
+		want(t, examine(t, 0, layer(t, append(bookworm(), file("var/lib/dpkg/diversions", readme+"\n"+readme+".merged\nother\n"))...)))
+	})
 	t.Run("a diversion does not excuse what lies in the old place", func(t *testing.T) {
 		want(t, examine(t, 0, layer(t, append(image, executable("usr/bin/hello", "evil"))...)), "modified /usr/bin/hello")
 	})

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -46,6 +47,7 @@ func TestLayers(t *testing.T) {
 		{"a link to the root", [][]entry{{symlink("a/b", ".."), x("a/b/c")}}, "/c"},
 		{"a link whose target climbs after another", [][]entry{{symlink("a/b", "/x"), dir("x"), symlink("a/c", "b/../../y"), x("a/c/z")}}, "/y/z"},
 		{"hard links", [][]entry{{x("a"), hardlink("b", "a")}, {hardlink("c", "/a"), file(".wh.a", "")}}, "/b /c"},
+		{"a hard link to a lower layer's file", [][]entry{{x("d/a")}, {hardlink("d/b", "d/a"), file("d/.wh..wh..opq", "")}}, "/d/b"},
 		{"absolute names", [][]entry{{x("/a"), x("./b")}}, "/a /b"},
 		{"what AUFS left", [][]entry{{x(".wh..wh.plnk/12.3"), dir(".wh..wh.orph"), x("a")}}, "/a"},
 		{"the same name twice", [][]entry{{x("a"), file("a", ""), x("b"), x("b")}}, "/b"},
@@ -144,6 +146,14 @@ func TestParents(t *testing.T) {
 			t.Errorf("got %+v", r)
 		}
 	})
+}
+
+func TestDatabasesThatLayersReplaceAreNotCounted(t *testing.T) {
+	status := file("var/lib/dpkg/status", strings.Repeat("\n", 600))
+	layers := []packages.Layer{layer(t, status), layer(t, status), layer(t, status)}
+	if _, err := packages.Examine(context.Background(), layers, 0, packages.Limits{Database: 1000}); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestListsAreBounded(t *testing.T) {

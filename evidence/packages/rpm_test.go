@@ -143,6 +143,20 @@ func TestRPMLog(t *testing.T) {
 	}
 }
 
+func TestRPMWhoseOldFileHasAnotherName(t *testing.T) {
+	layers := []packages.Layer{
+		layer(t, file("var/lib/rpm/Packages", database(t, "Packages")), hardlink("usr/share/rpm/Packages", "var/lib/rpm/Packages")),
+		layer(t, file("var/lib/rpm/Packages", database(t, "Packages-md5"))),
+	}
+	if r := examine(t, 0, layers[:1]...); r.Count != 2 {
+		t.Errorf("one database with two names has %d packages", r.Count)
+	}
+	r, err := packages.Examine(context.Background(), layers, 0, packages.Limits{})
+	if !errors.Is(err, packages.ErrDatabase) || !strings.Contains(err.Error(), "/usr/share/rpm/Packages") {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
 func TestRPMThatCannotBeRead(t *testing.T) {
 	for name, tc := range map[string]struct {
 		entries []entry

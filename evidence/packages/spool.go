@@ -30,7 +30,7 @@ type captured struct {
 	offset int64
 	size   int64
 	own    string // path of its own file, or ""
-	gone   bool   // another layer has replaced it
+	gone   bool   // another layer has written over its own file
 }
 
 // spoolFactor bounds the spool as a multiple of one database, since layers
@@ -86,7 +86,7 @@ func (s *spool) create(place string) (*capture, error) {
 		s.files = map[string]*captured{}
 	}
 	if old := s.files[place]; old != nil {
-		old.gone = true
+		old.gone = old.own != ""
 		s.held -= old.size
 	}
 	c := &captured{spool: s, offset: s.end}

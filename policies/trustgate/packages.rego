@@ -38,22 +38,21 @@ deny contains {"code": "packages.replaced", "msg": msg} if {
 
 # METADATA
 # title: No stray setuid executables
-# description: Every executable that runs as its owner or group, and not as who calls it, belongs to a package.
+# description: Every executable that has more rights than who calls it (setuid, setgid, file capabilities) belongs to a package.
 # custom:
 #   code: packages.setuid
-#   solution: Remove the executable, take its setuid and setgid bits away, or install it by a package.
+#   solution: Remove the executable, take its setuid and setgid bits and its capabilities away, or install it by a package.
 #   collections: [packages]
 deny contains {"code": "packages.setuid", "msg": msg} if {
 	required
 	count(input.packages.unowned_setuid) > 0
-	msg := sprintf("setuid or setgid, and of no package: %s", [lib.few(input.packages.unowned_setuid)])
+	msg := sprintf("more rights than their callers have, and of no package: %s", [lib.few(input.packages.unowned_setuid)])
 }
 
 # METADATA
 # title: Packages were examined
 # description: >-
-#   The image's files could be compared with its packages, all of them. What was not looked at is not taken for
-#   untouched.
+#   The image's files could be compared with its packages. What was not looked at is not taken for untouched.
 # custom:
 #   code: packages.failed
 #   solution: See in the log why the image could not be examined, then pull again.
@@ -101,8 +100,6 @@ unexamined contains "its packages were not examined" if is_null(input.packages)
 unexamined contains sprintf("its packages could not be examined: %s", [failure]) if {
 	not input.packages.state in {"pending", "done"}
 }
-
-unexamined contains "it holds more than was examined" if input.packages.truncated
 
 failure := input.packages.error if {
 	input.packages.error != ""

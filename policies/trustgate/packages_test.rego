@@ -36,7 +36,7 @@ test_replaced_files_of_a_parent if {
 }
 
 test_stray_setuid_executable if {
-	denied({"/packages/unowned_setuid": ["/tmp/x"]}) == {{"code": "packages.setuid", "msg": "setuid or setgid, and of no package: /tmp/x"}}
+	denied({"/packages/unowned_setuid": ["/tmp/x"]}) == {{"code": "packages.setuid", "msg": "more rights than their callers have, and of no package: /tmp/x"}}
 }
 
 test_stray_executables if {
@@ -77,8 +77,10 @@ test_never_examined if {
 	count(warned({"/packages": null})) == 0
 }
 
-test_not_all_of_it_was_examined if {
-	f.messages(denied({"/packages/truncated": true})) == {"it holds more than was examined"}
+# The lists that no rule looks at may be long.
+test_lists_cut_short if {
+	count(denied({"/packages/truncated": true})) == 0
+	f.codes(denied({"/packages/truncated": true, "/packages/missing": ["/bin/sh"]})) == {"packages.modified"}
 }
 
 # What it found before it failed counts.

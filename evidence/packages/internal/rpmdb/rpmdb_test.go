@@ -237,6 +237,23 @@ func pages(b []byte, kind byte, change func(n int, page []byte)) []byte {
 	return b
 }
 
+// share fills a page with pairs whose values all lie in the one chain that it
+// had.
+func share(_ int, page []byte) {
+	le := binary.LittleEndian
+	item := bytes.Clone(page[le.Uint16(page[28:]):][:12])
+	if item[0] != 3 {
+		return
+	}
+	const items = 200
+	le.PutUint16(page[20:], items)
+	for i := range items {
+		at := len(page) - 12*(i+1)
+		copy(page[at:], item)
+		le.PutUint16(page[26+2*i:], uint16(at))
+	}
+}
+
 func TestHostile(t *testing.T) {
 	le := binary.LittleEndian
 	berkeley := func() []byte { return fixture(t, "Packages") }
@@ -269,6 +286,7 @@ func TestHostile(t *testing.T) {
 		{"an item outside of its page", pages(berkeley(), 13, func(_ int, p []byte) { le.PutUint16(p[26:], 60000) }), "lies at"},
 		{"an item in its page's header", pages(berkeley(), 13, func(_ int, p []byte) { le.PutUint16(p[28:], 2) }), "lies at"},
 		{"an item of an unknown kind", chains(func(item []byte) { item[0] = 9 }), "kind"},
+		{"a chain that many values share", pages(berkeley(), 13, share), "a header of"},
 		{"pages of three bytes", pages(berkeley(), 8, func(_ int, p []byte) { le.PutUint32(p[20:], 3) }), "pages of 3"},
 		{"more pages than the file has", pages(berkeley(), 8, func(_ int, p []byte) { le.PutUint32(p[32:], 1<<31) }), "pages of"},
 		{"encrypted", pages(berkeley(), 8, func(_ int, p []byte) { p[24] = 1 }), "encrypted"},
