@@ -29,7 +29,8 @@ func (p *Repository) Attach(ctx context.Context, m *oci.Manifest, blobs ...[]byt
 	}
 	defer done()
 	c := p.call("attaching a referrer to", m.Subject.Digest.String())
-	repository := p.remote(c)
+	repository, _ := p.remote(c)
+	repository.Client = p.registry.client // pages are for lists
 	// An older list that nothing points at any more is the registry's to
 	// collect; removing it takes a right that few signers have.
 	repository.SkipReferrersGC = true
