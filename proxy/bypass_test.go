@@ -740,7 +740,7 @@ func hiddenAmongReferrers(t *testing.T, a *attempt) {
 	pushed := a.Push("hidden/api", "pushed", image)
 
 	listed := a.f.get(a.f.path("hidden/api", "referrers", subject.Digest.String())).index().Manifests
-	if len(listed) != 2 {
+	if len(listed) != 3 { // the third is the gate's own verdict
 		t.Fatalf("%d referrers", len(listed))
 	}
 	a.served("hidden/api", bundle.Digest.String(), bundle.Digest)
