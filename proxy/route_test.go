@@ -40,7 +40,7 @@ func TestRouting(t *testing.T) {
 		{"by host, which leaves the path alone", "/v2/docker.io/library/nginx/manifests/1", "ghcr.io", "ghcr.io/docker.io/library/nginx:1"},
 		{"by default", "/v2/library/nginx/manifests/1", "", "nginx:1"},
 		{"by default, a short name", "/v2/nginx/manifests/1", "", "nginx:1"},
-		{"by default for what looks like a registry", "/v2/unknown.example/app/manifests/1", "", "unknown.example/app:1"},
+		{"by default for what looks like a registry", "/v2/unknown.example/app/manifests/1", "", "docker.io/unknown.example/app:1"},
 		{"an unknown namespace", "/v2/acme/app/manifests/1?ns=quay.io", "", ""},
 		{"an unknown namespace where the path would do", "/v2/ghcr.io/acme/app/manifests/1?ns=quay.io", "ghcr.io", ""},
 		{"an empty namespace", "/v2/acme/app/manifests/1?ns=", "", ""},
