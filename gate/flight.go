@@ -30,6 +30,17 @@ func (f *flights) close() {
 	f.closed = true
 }
 
+// begin lets work start that Close waits for; whoever starts it calls work.Done.
+func (g *Gate) begin() bool {
+	g.flights.mu.Lock()
+	defer g.flights.mu.Unlock()
+	if g.flights.closed {
+		return false
+	}
+	g.work.Add(1)
+	return true
+}
+
 type flight struct {
 	key      string
 	depth    int

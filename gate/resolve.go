@@ -40,6 +40,11 @@ func (g *Gate) resolve(ctx context.Context, route *Route, ref oci.Reference, fre
 	result := g.resolving.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.Lifetimes.Deadline)
 		defer cancel()
+		if !g.begin() {
+			return nil, errClosed
+		}
+		defer g.work.Done()
+		defer context.AfterFunc(g.background, cancel)()
 		return g.lookUp(ctx, route, ref, fresh)
 	})
 	select {

@@ -184,6 +184,47 @@ func TestRedirectsToOtherOriginsLoseAuthorization(t *testing.T) {
 	}
 }
 
+// The next page of a list is asked for where the page before came from.
+func TestListsOfOtherHostsAreNotSentCredentials(t *testing.T) {
+	i := newInternet(t)
+	i.host("registry.example.com", redirect("https://lists.example.com/first"))
+	for name, challenge := range map[string]string{
+		"a password":      `Basic realm="lists"`,
+		"a token for one": `Bearer realm="https://lists.example.com/token",service="lists"`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			seen := &journal{}
+			i.host("lists.example.com", seen.keep(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch r.URL.Path {
+				case "/first":
+					w.Header().Set("Content-Type", oci.MediaTypeImageIndex)
+					w.Header().Set("Link", `</second>; rel="next"`)
+					_, _ = io.WriteString(w, `{"manifests":[],"tags":[]}`)
+				case "/second":
+					w.Header().Set("WWW-Authenticate", challenge)
+					w.WriteHeader(http.StatusUnauthorized)
+				default:
+					_, _ = io.WriteString(w, `{"token":"anonymous"}`)
+				}
+			})))
+			o := i.visit("registry.example.com", "https://registry.example.com")
+			o.Credentials = upstream.Credentials{Username: "alice", PasswordFile: writeFile(t, filepath.Join(t.TempDir(), "password"), "open sesame")}
+			r, err := upstream.New(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			_, err = repository(t, r).Tags(t.Context(), 0, "")
+			wants(t, err, upstream.ErrUnauthorized, false)
+			_, err = repository(t, r).Referrers(t.Context(), digest.FromString("an image"), "")
+			wants(t, err, upstream.ErrUnauthorized, false)
+			if !slices.Contains(seen.asked(), "GET /second") || seen.sent("Basic") {
+				t.Errorf("%q was sent %q", seen.asked(), seen.header("Authorization"))
+			}
+		})
+	}
+}
+
 func TestRedirectsStayWithTLS(t *testing.T) {
 	i := newInternet(t)
 	h := openHarbour(t)

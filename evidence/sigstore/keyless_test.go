@@ -566,6 +566,7 @@ func TestKeyless(t *testing.T) {
 		"an envelope with a promise by the log":         {long.envelope(t, about, proofs{}), strict, longAgo},
 		"an envelope with its signature stamped":        {fresh.envelope(t, about, proofs{noEntry: true, stamp: stamped}), withoutLog, now},
 		"an envelope, itself stamped":                   {fresh.envelope(t, about, proofs{noEntry: true, stamp: []byte("the envelope")}), withoutLog, now},
+		"an envelope in base64 for URLs":                {inURLs(t, long.envelope(t, about, proofs{})), strict, longAgo},
 		"a bundle 0.1 with a promise":                   {long.attest(t, bundle01, about, proofs{}), strict, longAgo},
 		"a bundle 0.1 with a chain":                     {long.attest(t, bundle01, about, proofs{chain: true}), strict, longAgo},
 		"a bundle 0.2 with a proof":                     {long.attest(t, bundle02, about, proofs{}), strict, longAgo},
@@ -598,6 +599,16 @@ func TestKeyless(t *testing.T) {
 			}
 		})
 	}
+}
+
+// inURLs writes the signature in the other alphabet that DSSE allows.
+func inURLs(t testing.TB, o older) older {
+	t.Helper()
+	o.raw = edit(t, o.raw, func(doc map[string]any) {
+		sig := doc["signatures"].([]any)[0].(map[string]any)
+		sig["sig"] = strings.NewReplacer("+", "-", "/", "_").Replace(sig["sig"].(string))
+	})
+	return o
 }
 
 // TestRekor2 verifies an entry of the second kind of log, which promises
@@ -785,8 +796,9 @@ func TestKeylessRefuses(t *testing.T) {
 	t.Run("all signers that were compared are named", func(t *testing.T) {
 		r, m := theImage(t)
 		_, _, says := one(t, r, m, stranger.payload(t, payload, proofs{}),
-			elsewhere.signer(t, "elsewhere", acme, sigstore.KeylessOptions{}), in.signer(t, "acme", acme, sigstore.KeylessOptions{}),
-			in.signer(t, "person", sigstore.Identity{Subject: "boss@acme.example", Issuer: "https://accounts.example"}, sigstore.KeylessOptions{}))
+			in.signer(t, "acme", acme, sigstore.KeylessOptions{}),
+			in.signer(t, "person", sigstore.Identity{Subject: "boss@acme.example", Issuer: "https://accounts.example"}, sigstore.KeylessOptions{}),
+			elsewhere.signer(t, "elsewhere", acme, sigstore.KeylessOptions{}))
 		if !strings.Contains(says, `acme ("https`) || !strings.Contains(says, `person ("boss@acme.example"`) || strings.Contains(says, "elsewhere") {
 			t.Errorf("it says %q", says)
 		}
@@ -891,10 +903,11 @@ func TestCertificate(t *testing.T) {
 		"an expired certificate without a time":                    {past.payload(t, payload, noEntry), rootOnly, id, byNow, "is not valid now"},
 		"an expired certificate, bundle":                           {past.attest(t, bundle03, about, noEntry), rootOnly, id, byNow, "is not valid now"},
 		"an expired certificate, logged, though no log is trusted": {past.payload(t, payload, proofs{chain: true}), rootOnly, id, byNow, "is not valid now"},
-		"no entry":                {now.payload(t, payload, noEntry), rootOnly, id, byLog, "no transparency log entry"},
-		"no time stamp":           {now.payload(t, payload, noEntry), rootOnly, id, byStamp, "says when it was signed"},
-		"no chain":                {now.payload(t, payload, proofs{noEntry: true}), rootOnly, id, byNow, "unknown authority"},
-		"another authority":       {now.payload(t, payload, noEntry), []byte(inPEM(elsewhere.root.certificate)), id, byNow, `which "CN=intermediate,O=acme" issued`},
+		"no entry":          {now.payload(t, payload, noEntry), rootOnly, id, byLog, "no transparency log entry"},
+		"no time stamp":     {now.payload(t, payload, noEntry), rootOnly, id, byStamp, "says when it was signed"},
+		"no chain":          {now.payload(t, payload, proofs{noEntry: true}), rootOnly, id, byNow, "unknown authority"},
+		"another authority": {now.payload(t, payload, noEntry), []byte(inPEM(elsewhere.root.certificate)), id, byNow, `which "CN=intermediate,O=acme" issued`},
+		"its intermediate beside another authority": {now.payload(t, payload, noEntry), []byte(inPEM(in.intermediate.certificate, elsewhere.root.certificate)), id, byNow, "unknown authority"},
 		"another subject":         {now.payload(t, payload, noEntry), rootOnly, sigstore.Identity{Subject: "https://acme.example/rel"}, byNow, `made by "https://acme.example/release"; trust.signers names acme ("https://acme.example/rel")`},
 		"an issuer it lacks":      {now.payload(t, payload, noEntry), rootOnly, sigstore.Identity{Subject: "**", Issuer: actions}, byNow, "trust.signers names acme"},
 		"a self-made chain":       {elsewhere.issue(t, valid).payload(t, payload, noEntry), rootOnly, id, byNow, "unknown authority"},

@@ -41,6 +41,9 @@ const (
 	Revision = "0123456789abcdef0123456789abcdef01234567"
 )
 
+// releaseKey is made once, since RSA takes its time.
+var releaseKey = sync.OnceValues(func() (*shipyard.PGP, error) { return shipyard.NewPGP("Release", "release@acme.example") })
+
 // Stage is a real registry, keys, and gates in front of it that share a folder,
 // as one program does before and after a restart.
 type Stage struct {
@@ -67,7 +70,7 @@ func New(t testing.TB) *Stage {
 	s.Must(err)
 	s.Stranger, err = shipyard.NewKey()
 	s.Must(err)
-	s.Release, err = shipyard.NewPGP("Release", "release@acme.example")
+	s.Release, err = releaseKey()
 	s.Must(err)
 	s.Lookaside = shipyard.Lookaside{Folder: filepath.Join(s.Folder, "lookaside")}
 	s.Must(os.Mkdir(s.Lookaside.Folder, 0o755))
