@@ -146,7 +146,7 @@ func TestGather(t *testing.T) {
 		t.Errorf("signatures %q, attestations %q", signatures, attestations)
 	}
 	if want := []string{
-		"c0: the registry is down", "c0: mine is 0", "bad: the collector failed: assignment to entry in nil map",
+		"c0: the registry is down", "c0: mine is 0", "bad: the collector failed: on foreign bytes",
 		"c1: mine is 1", "c2: mine is 2", "c3: mine is 3",
 	}; !slices.Equal(problems, want) {
 		t.Errorf("problems %q", problems)

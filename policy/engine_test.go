@@ -965,7 +965,7 @@ func TestConcurrentUse(t *testing.T) {
 // A stranger can have many parents claimed; judging them must not take so long
 // that the deadline decides.
 func TestLargestTree(t *testing.T) {
-	engine := mustLoad(t, policy.Options{Builtin: true})
+	engine := mustLoad(t, policy.Options{Builtin: true, Deadline: time.Minute})
 	input := trusted()
 	input.Parents = nil
 	way := []string{input.Image.Reference}
