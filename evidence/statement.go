@@ -1,9 +1,11 @@
 package evidence
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/opencontainers/go-digest"
 
@@ -43,10 +45,7 @@ func ParseStatement(raw []byte) (*Statement, error) {
 	var doc struct {
 		Type          string
 		PredicateType string
-		Subject       []struct {
-			Name   string            `json:"name"`
-			Digest map[string]string `json:"digest"`
-		}
+		Subject       []json.RawMessage
 	}
 	for key, into := range map[string]any{"_type": &doc.Type, "predicateType": &doc.PredicateType, "subject": &doc.Subject} {
 		if raw, ok := members[key]; ok {
@@ -67,10 +66,69 @@ func ParseStatement(raw []byte) (*Statement, error) {
 		return nil, fmt.Errorf("%w: %d subjects, more than %d", ErrStatement, len(doc.Subject), maxSubjects)
 	}
 	st := &Statement{PredicateType: doc.PredicateType, Predicate: members["predicate"]}
-	for _, s := range doc.Subject {
-		st.Subjects = append(st.Subjects, StatementSubject{Name: s.Name, Digests: s.Digest})
+	for i, raw := range doc.Subject {
+		subject, err := parseSubject(raw)
+		if err != nil {
+			return nil, fmt.Errorf("%w: subject[%d]: %v", ErrStatement, i, err)
+		}
+		st.Subjects = append(st.Subjects, subject)
+	}
+	if err := checkNumbers(st.Predicate); err != nil {
+		return nil, fmt.Errorf("%w: predicate: %v", ErrStatement, err)
 	}
 	return st, nil
+}
+
+// parseSubject reads one subject, in which no two readers may see two digests.
+//
+// https://github.com/in-toto/attestation/blob/v1.1.1/spec/v1/resource_descriptor.md
+func parseSubject(raw json.RawMessage) (StatementSubject, error) {
+	var s StatementSubject
+	members, err := strictjson.Object(raw)
+	if err != nil {
+		return s, err
+	}
+	if name, ok := members["name"]; ok {
+		if err := json.Unmarshal(name, &s.Name); err != nil {
+			return s, fmt.Errorf("name: %w", err)
+		}
+	}
+	digests, ok := members["digest"]
+	if !ok || bytes.Equal(digests, []byte("null")) {
+		return s, nil
+	}
+	set, err := strictjson.Object(digests)
+	if err != nil {
+		return s, fmt.Errorf("digest: %w", err)
+	}
+	s.Digests = make(map[string]string, len(set))
+	for algorithm, value := range set {
+		if s.Digests[algorithm], err = strictjson.String(value); err != nil {
+			return s, fmt.Errorf("digest.%.40q: %w", algorithm, err)
+		}
+	}
+	return s, nil
+}
+
+// checkNumbers refuses a number that no reader can hold: rules could not be
+// evaluated over it, and whoever can attach a statement could block an image.
+func checkNumbers(raw json.RawMessage) error {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	for {
+		tok, err := dec.Token()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if n, ok := tok.(json.Number); ok {
+			if _, err := n.Float64(); err != nil {
+				return fmt.Errorf("the number %.40s is out of range", n)
+			}
+		}
+	}
 }
 
 // Covers says whether d is among the statement's subjects.

@@ -37,7 +37,7 @@ type facts struct {
 
 	parentFailed bool      // a parent's upstream did not answer
 	truncated    bool      // the tree of parents was cut off
-	notAfter     time.Time // when the first parent's verdict ends
+	notAfter     time.Time // when the first parent's verdict or signature ends
 }
 
 // gatherFacts follows one image: its config, its evidence and that of the
@@ -57,31 +57,14 @@ func (g *Gate) gatherFacts(ctx context.Context, n node, src *origin, m *oci.Mani
 		}
 		f.index = index
 	}
-	err := f.readConfig(ctx, src, g.Limits.Config)
-	if err != nil {
-		problem("config", err)
-	}
+	g.gatherAll(ctx, n, src, f)
 
-	own := g.gather(ctx, n.route, n.ref, src, m, f.index)
-	own.Problems = append(f.findings.Problems, own.Problems...)
-	f.findings = own
-	if f.index != nil {
-		of := g.gather(ctx, n.route, n.ref, src, f.index, nil)
-		f.findings = own.Cover(f.index.Digest, of.Signers())
-		f.inherit(of)
-	}
-	for _, d := range indexes {
-		if f.index != nil && d == f.index.Digest {
-			continue
+	for _, s := range f.findings.Signatures {
+		// A verdict does not outlive what it rests on.
+		if s.By.Verified() && s.ExpiresAt.After(g.Now()) && (f.notAfter.IsZero() || s.ExpiresAt.Before(f.notAfter)) {
+			f.notAfter = s.ExpiresAt
 		}
-		index, err := src.Manifest(ctx, d)
-		if err != nil {
-			problem("index", fmt.Errorf("fetching the index %s: %w", d, err))
-			continue
-		}
-		f.inherit(g.gather(ctx, n.route, n.ref, src, index, nil))
 	}
-
 	build, problems := provenance.Choose(f.findings.Attestations, g.Trust.Builders)
 	f.build = build
 	f.reproduced = provenance.CountReproductions(build, f.findings.Attestations, g.Trust.Builders)
@@ -94,6 +77,7 @@ func (g *Gate) gatherFacts(ctx context.Context, n node, src *origin, m *oci.Mani
 		g.followParents(ctx, n, f)
 	}
 	tags.Wait()
+	var err error
 	if f.packages, err = g.packagesOf(ctx, f); err != nil {
 		problem("packages", err)
 	}
@@ -119,6 +103,78 @@ func (g *Gate) findTag(ctx context.Context, f *facts) {
 		return
 	}
 	f.tagged = &found
+}
+
+// gatherAll looks at the config, at the evidence about the image and at that
+// about each index that lists it, all at once: none of them needs another, and
+// the upstream may be far away.
+func (g *Gate) gatherAll(ctx context.Context, n node, src *origin, f *facts) {
+	var others []digest.Digest
+	for _, d := range n.indexes {
+		if f.index == nil || d != f.index.Digest {
+			others = append(others, d)
+		}
+	}
+	var own, of evidence.Findings
+	var unread error
+	lists := make([]evidence.Findings, len(others))
+	var all together
+	all.do(func() { unread = f.readConfig(ctx, src, g.Limits.Config) })
+	all.do(func() { own = g.gather(ctx, n.route, n.ref, src, f.manifest, f.index) })
+	if f.index != nil {
+		all.do(func() { of = g.gather(ctx, n.route, n.ref, src, f.index, nil) })
+	}
+	for i, d := range others {
+		all.do(func() {
+			index, err := src.Manifest(ctx, d)
+			if err != nil {
+				lists[i].Problems = []evidence.Problem{evidence.NewProblem("index", fmt.Errorf("fetching the index %s: %w", d, err))}
+				return
+			}
+			lists[i] = g.gather(ctx, n.route, n.ref, src, index, nil)
+		})
+	}
+	all.wait()
+
+	before := f.findings.Problems
+	if unread != nil {
+		before = append(before, evidence.NewProblem("config", unread))
+	}
+	f.findings = own
+	if f.index != nil {
+		f.findings = own.Cover(f.index.Digest, of.Signers())
+		f.inherit(of)
+	}
+	for _, list := range lists {
+		f.inherit(list)
+	}
+	f.findings.Problems = append(before, f.findings.Problems...)
+}
+
+// together runs functions side by side. A panic in one surfaces in wait, where
+// the judgement catches it.
+type together struct {
+	sync.WaitGroup
+	once     sync.Once
+	panicked any
+}
+
+func (t *together) do(fn func()) {
+	t.Go(func() {
+		defer func() {
+			if p := recover(); p != nil {
+				t.once.Do(func() { t.panicked = p })
+			}
+		}()
+		fn()
+	})
+}
+
+func (t *together) wait() {
+	t.Wait()
+	if t.panicked != nil {
+		panic(t.panicked)
+	}
 }
 
 func (f *facts) inherit(of evidence.Findings) {
