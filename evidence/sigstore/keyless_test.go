@@ -18,6 +18,7 @@ import (
 	"maps"
 	"math/big"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -948,6 +949,45 @@ func TestCertificate(t *testing.T) {
 			t.Errorf("got %+v", found)
 		}
 	})
+}
+
+// TestCosignCertificate verifies what the real cosign made with a certificate of
+// a private authority, kept in testdata.
+func TestCosignCertificate(t *testing.T) {
+	read := func(name string) []byte {
+		raw, err := os.ReadFile("testdata/cosign-certificate/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	annotations := func(name string) (a map[string]string) {
+		if err := json.Unmarshal(read(name), &a); err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	m, err := oci.ParseManifest(read("manifest.json"), "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := sigstore.LoadCertificate("acme", read("ca.pem"), sigstore.Identity{Subject: "https://acme.example/*"}, sigstore.CertificateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, a := range map[string]attached{
+		"a signature":                        bundled(read("signature.bundle.json")),
+		"an attestation":                     bundled(read("attestation.bundle.json")),
+		"a signature in the older layout":    older{typeSimple, read("signature.payload.json"), annotations("signature.annotations.json")},
+		"an attestation in the older layout": older{typeEnvelope, read("attestation.dsse.json"), annotations("attestation.annotations.json")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := evidencetest.Start(t, evidencetest.WithReferrers, "acme/app")
+			if by, _, says := one(t, r, m, a, signer); by.Signer().Identity != "https://acme.example/release" {
+				t.Errorf("by %+v, says %q", by.Signer(), says)
+			}
+		})
+	}
 }
 
 // TestLoadRefuses says what is wrong with a signer's configuration.

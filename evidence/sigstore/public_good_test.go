@@ -175,6 +175,7 @@ func FuzzKeylessBundle(f *testing.F) {
 	}
 	f.Add(good)
 	f.Add(stored(f, "public-good/sigstore-js-provenance.bundle.json"))
+	f.Add(stored(f, "cosign-certificate/attestation.bundle.json"))
 	f.Add([]byte(`{"mediaType":"application/vnd.dev.sigstore.bundle+json;version=0.2","verificationMaterial":{"x509CertificateChain":{"certificates":[{"rawBytes":"AA=="}]},"tlogEntries":[{"logIndex":"1","logId":{"keyId":"AA=="},"kindVersion":{"kind":"intoto","version":"0.0.2"},"canonicalizedBody":"e30="}]},"dsseEnvelope":{"payload":"","payloadType":"","signatures":[{}]}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		s, a := c.bundled(image, raw)
