@@ -15,7 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/net/publicsuffix"
-	"oras.land/oras-go/v2/registry/remote/auth"
+
+	"github.com/trustgate/trustgate/internal/reach"
 )
 
 // refusal is a request that TrustGate does not make, whoever asks for it.
@@ -60,7 +61,7 @@ func (e *egress) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := e.base.RoundTrip(req.WithContext(ctx))
 	if err == nil {
 		if tcp, ok := from.(*net.TCPAddr); ok {
-			e.reached.Store(int32(reachOf(tcp.AddrPort().Addr())))
+			e.reached.Store(int32(reach.Of(tcp.AddrPort().Addr())))
 		}
 		resp.Request = req
 	}
@@ -134,81 +135,13 @@ func (e *egress) dial(ctx context.Context, network, addr string) (net.Conn, erro
 }
 
 func (e *egress) checkAddr(addr netip.Addr) error {
-	if to := reachOf(addr); to > reach(e.reached.Load()) || to == nowhere {
+	if to := reach.Of(addr); to > reach.Reach(e.reached.Load()) || to == reach.Nowhere {
 		return &refusal{
 			fmt.Sprintf("the registry leads to %s, %s", addr, to),
 			"a registry may lead there only when it is itself on such an address",
 		}
 	}
 	return nil
-}
-
-// reach orders addresses by how near they are to this machine.
-type reach int32
-
-const (
-	public   reach = iota // the zero value: what is assumed until the upstream answered
-	private               // private networks, shared address space
-	loopback              // this machine
-	nowhere               // link-local, multicast, metadata services: never led to
-)
-
-func (r reach) String() string {
-	switch r {
-	case public:
-		return "a public address"
-	case private:
-		return "an address in a private network"
-	case loopback:
-		return "an address of this machine"
-	}
-	return "a link-local or reserved address"
-}
-
-var (
-	blocked = append(auth.DefaultBlockedRealmPrefixes(),
-		netip.MustParsePrefix("192.0.0.0/24"), // protocol assignments, a metadata service among them
-		netip.MustParsePrefix("240.0.0.0/4"),
-		netip.MustParsePrefix("::/96"), // IPv4 in a form that was withdrawn
-	)
-	privates = append(auth.PrivateRealmPrefixes(),
-		netip.MustParsePrefix("198.18.0.0/15"),  // benchmarks
-		netip.MustParsePrefix("64:ff9b:1::/48"), // translation within a network
-		netip.MustParsePrefix("fec0::/10"),      // site-local, withdrawn
-	)
-	nat64   = netip.MustParsePrefix("64:ff9b::/96")
-	sixToIV = netip.MustParsePrefix("2002::/16")
-)
-
-func reachOf(addr netip.Addr) reach {
-	addr = embedded(addr.WithZone("").Unmap())
-	within := func(list []netip.Prefix) bool {
-		return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(addr) })
-	}
-	switch {
-	case addr.IsLoopback():
-		return loopback
-	case within(blocked) || addr.IsMulticast():
-		return nowhere
-	case within(privates):
-		return private
-	}
-	return public
-}
-
-// embedded is the IPv4 address that a translated IPv6 address leads to.
-func embedded(addr netip.Addr) netip.Addr {
-	if !addr.Is6() {
-		return addr
-	}
-	b := addr.As16()
-	switch {
-	case nat64.Contains(addr):
-		return netip.AddrFrom4([4]byte(b[12:16]))
-	case sixToIV.Contains(addr):
-		return netip.AddrFrom4([4]byte(b[2:6]))
-	}
-	return addr
 }
 
 // hostPort is u's host and port in lower case, the port filled in.

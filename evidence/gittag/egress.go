@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpproxy"
+
+	"github.com/trustgate/trustgate/internal/reach"
 )
 
 // refusal is a connection that TrustGate does not make, whoever asks for it.
@@ -84,11 +86,11 @@ func (e *egress) checkHost(u *url.URL) error {
 }
 
 func (e *egress) checkAddr(addr netip.Addr) error {
-	to := reachOf(addr)
+	to := reach.Of(addr)
 	switch {
-	case to == public, to != nowhere && e.private:
+	case to == reach.Public, to != reach.Nowhere && e.private:
 		return nil
-	case to == nowhere:
+	case to == reach.Nowhere:
 		return &refusal{fmt.Sprintf("it leads to %s, %s", addr, to), "TrustGate never asks there"}
 	}
 	return &refusal{fmt.Sprintf("it leads to %s, %s", addr, to), "allow private git hosts if that is meant to be"}

@@ -1,4 +1,10 @@
-package gittag
+// Package reach tells how near an address is to this machine, so that a name
+// that a stranger wrote cannot lead into a network that the stranger cannot
+// reach.
+//
+// It classifies. Where a request may go is for whoever makes it, and must be
+// asked for each address that is dialed, not for the name.
+package reach
 
 import (
 	"net/netip"
@@ -7,23 +13,24 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
-// reach orders addresses by how near they are to this machine.
-type reach int
+// Reach orders addresses by how near they are to this machine.
+type Reach int32
 
 const (
-	public reach = iota
-	private
-	loopback
-	nowhere
+	Public   Reach = iota // the zero value
+	Private               // private networks, shared address space
+	Loopback              // this machine
+	Nowhere               // link-local, multicast, metadata services: never led to
 )
 
-func (r reach) String() string {
+// String is how people are told.
+func (r Reach) String() string {
 	switch r {
-	case public:
+	case Public:
 		return "a public address"
-	case private:
+	case Private:
 		return "an address in a private network"
-	case loopback:
+	case Loopback:
 		return "an address of this machine"
 	}
 	return "a link-local or reserved address"
@@ -44,20 +51,22 @@ var (
 	sixToIV = netip.MustParsePrefix("2002::/16")
 )
 
-func reachOf(addr netip.Addr) reach {
+// Of classifies an address; one that an IPv6 address only carries counts as
+// itself.
+func Of(addr netip.Addr) Reach {
 	addr = embedded(addr.WithZone("").Unmap())
 	within := func(list []netip.Prefix) bool {
 		return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(addr) })
 	}
 	switch {
 	case addr.IsLoopback():
-		return loopback
+		return Loopback
 	case within(blocked) || addr.IsMulticast():
-		return nowhere
+		return Nowhere
 	case within(privates):
-		return private
+		return Private
 	}
-	return public
+	return Public
 }
 
 // embedded is the IPv4 address that a translated IPv6 address leads to.
