@@ -11,7 +11,8 @@ import (
 // errCycle reports an image that is, by its own account, its own ancestor.
 var errCycle = errors.New("the chain of parents leads back to itself")
 
-var errClosed = errors.New("the gate is shutting down")
+// ErrClosed reports a judgement that did not begin, since the gate is ending.
+var ErrClosed = errors.New("the gate is shutting down")
 
 // flights lets one judgement run per key, however many pulls and children
 // wait for it. Judgements wait for one another, parents before children, so
@@ -67,7 +68,7 @@ func (g *Gate) fly(ctx context.Context, key string, depth int, fn func(context.C
 	if !running {
 		if f.closed {
 			f.mu.Unlock()
-			return nil, errClosed
+			return nil, ErrClosed
 		}
 		target = &flight{key: key, depth: depth, done: make(chan struct{}), waitsFor: map[*flight]int{}}
 		f.current[key] = target

@@ -86,19 +86,24 @@ func (g *Gate) revalidate(n node, key string) {
 	default:
 		return // enough of them run; a later pull will ask again
 	}
+	if !g.begin() {
+		<-g.revalidating
+		return
+	}
 	n.depth, n.index = 0, nil
 	n.budget = &atomic.Int64{}
 	n.budget.Store(int64(g.Limits.Nodes))
 	started := g.background
-	g.work.Go(func() {
+	go func() {
+		defer g.work.Done()
 		defer func() { <-g.revalidating }()
 		_, err := g.fly(started, key, 0, func(ctx context.Context) (*Admission, error) {
 			return g.judge(ctx, n, key, g.memo.get(key))
 		})
-		if err != nil && !errors.Is(err, errClosed) {
+		if err != nil && !errors.Is(err, ErrClosed) {
 			g.Log.Warn("revalidation failed", zap.Stringer("reference", n.ref), zap.Error(err))
 		}
-	})
+	}()
 }
 
 // recall returns the newest recorded verdict under the key, expired or not,

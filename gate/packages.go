@@ -86,12 +86,13 @@ func (g *Gate) examineLater(n node, a *Admission) {
 	d := a.Manifest.Digest
 	g.examining.Lock()
 	defer g.examining.Unlock()
-	if g.examining.waiting[d] || len(g.examining.waiting) >= examinations {
+	if g.examining.waiting[d] || len(g.examining.waiting) >= examinations || !g.begin() {
 		return
 	}
 	g.examining.waiting[d] = true
 	n.since, n.depth, n.index = time.Time{}, 0, nil
-	g.work.Go(func() {
+	go func() {
+		defer g.work.Done()
 		defer func() {
 			g.examining.Lock()
 			delete(g.examining.waiting, d)
@@ -111,10 +112,10 @@ func (g *Gate) examineLater(n node, a *Admission) {
 		}
 		again := newNode(n.route, n.ref, n.client, g.Limits.Nodes)
 		again.since = g.Now()
-		if _, err := g.admit(g.background, again); err != nil && !errors.Is(err, errClosed) {
+		if _, err := g.admit(g.background, again); err != nil && !errors.Is(err, ErrClosed) {
 			g.Log.Warn("judging again after the examination failed", zap.Stringer("reference", n.ref), zap.Error(err))
 		}
-	})
+	}()
 }
 
 // Examine checks the packages of an admitted image now, and remembers what it

@@ -41,7 +41,7 @@ func (g *Gate) resolve(ctx context.Context, route *Route, ref oci.Reference, fre
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.Lifetimes.Deadline)
 		defer cancel()
 		if !g.begin() {
-			return nil, errClosed
+			return nil, ErrClosed
 		}
 		defer g.work.Done()
 		defer context.AfterFunc(g.background, cancel)()

@@ -12,6 +12,7 @@ import (
 	"github.com/trustgate/trustgate/evidence/packages"
 	"github.com/trustgate/trustgate/gate"
 	"github.com/trustgate/trustgate/oci"
+	"github.com/trustgate/trustgate/policy"
 )
 
 func newPackages() *cobra.Command {
@@ -35,37 +36,42 @@ setuid file that no package owns.`,
 	platform := c.Flags().String("platform", "", "which image of an index (default: the first that is configured)")
 	c.Flags().BoolP("verbose", "v", false, "log what is done")
 	out := addOutput(c)
-	c.RunE = func(c *cobra.Command, args []string) (err error) {
-		ref, err := imageReference(args[0])
-		if err != nil {
-			return &usageError{c.CommandPath(), err}
-		}
-		s, err := openService(c)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, s.close()) }()
-		a, err := s.admitImage(c.Context(), ref, *platform)
-		if err != nil {
-			return err
-		}
-		done := progress(c.ErrOrStderr(), "reading the layers of "+a.Reference.Familiar())
-		report, err := s.gate.Examine(c.Context(), a)
-		done()
+	c.RunE = func(c *cobra.Command, args []string) error {
+		ref, report, err := examine(c, args[0], *platform)
 		if err != nil {
 			return err
 		}
 		if out.json() {
 			err = writeJSON(c.OutOrStdout(), report)
 		} else {
-			err = writePackages(c.OutOrStdout(), a.Reference, report)
+			err = writePackages(c.OutOrStdout(), ref, report)
 		}
 		if err == nil && report.Modified.Total+report.Missing.Total+report.Replaced.Total+report.UnownedSetuid.Total > 0 {
-			err = &verdictError{"block"}
+			err = &verdictError{policy.Block}
 		}
 		return err
 	}
 	return c
+}
+
+// examine reads the packages inside an image, now.
+func examine(c *cobra.Command, image, platform string) (ref oci.Reference, report *packages.Report, err error) {
+	if ref, err = imageReference(image); err != nil {
+		return ref, nil, &usageError{c.CommandPath(), err}
+	}
+	s, err := openService(c)
+	if err != nil {
+		return ref, nil, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	a, err := s.admitImage(c.Context(), ref, platform)
+	if err != nil {
+		return ref, nil, err
+	}
+	done := progress(c.ErrOrStderr(), "reading the layers of "+a.Reference.Familiar())
+	defer done()
+	report, err = s.gate.Examine(c.Context(), a)
+	return a.Reference, report, err
 }
 
 // admitImage judges ref and, when it is an index, picks the image for the

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/trustgate/trustgate/evidence/packages"
 	"github.com/trustgate/trustgate/policy"
 )
 
@@ -16,15 +18,32 @@ func newSource() *cobra.Command {
 		Short: "Say where the source of an image is",
 		Long: `Show the repository and the revision that an image was built from, and its
 Dockerfile, with how that is known: verified when a named signer's provenance says
-so, or only claimed by the image itself.`,
+so, or only claimed by the image itself.
+
+With --packages, show the distribution's packages inside the image instead: their
+licences, and where the distribution serves the source of each. That reads all of its
+layers.`,
 		Example: `  trustgate source ghcr.io/acme/shop:1.4
-  trustgate source --dockerfile ghcr.io/acme/shop:1.4`,
+  trustgate source --dockerfile ghcr.io/acme/shop:1.4
+  trustgate source --packages ghcr.io/acme/shop:1.4`,
 		Args: cobra.ExactArgs(1),
 	}
 	recipe := c.Flags().Bool("dockerfile", false, "write the Dockerfile alone")
+	inside := c.Flags().Bool("packages", false, "show the packages inside, with licences and links to their source")
+	platform := c.Flags().String("platform", "", "with --packages: which image of an index (default: the first that is configured)")
 	c.Flags().BoolP("verbose", "v", false, "log what is done")
 	out := addOutput(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if *inside {
+			_, report, err := examine(c, args[0], *platform)
+			if err != nil {
+				return err
+			}
+			if out.json() {
+				return writeJSON(c.OutOrStdout(), orEmpty(report.Packages))
+			}
+			return writePackageSources(c.OutOrStdout(), report)
+		}
 		found, err := inspect(c, args[0], false)
 		if err != nil {
 			return err
@@ -101,6 +120,25 @@ func writeSources(w io.Writer, sources []sourced) error {
 		if s.Dockerfile != nil {
 			fmt.Fprintf(w, "  %-12s%s %s\n", "dockerfile", plain(s.Dockerfile.Path), p.faint("(--dockerfile writes it)"))
 		}
+	}
+	return nil
+}
+
+func writePackageSources(w io.Writer, r *packages.Report) error {
+	if len(r.Packages) == 0 {
+		_, err := fmt.Fprintln(w, "there is no package database in the image")
+		return err
+	}
+	t := table(w, "PACKAGE", "VERSION", "LICENCES", "SOURCE")
+	for _, p := range r.Packages {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", plain(p.Name), plain(p.Version), plain(firstOf(strings.Join(p.Licences, ", "), "-")), plain(firstOf(p.SourceURL, "-")))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if more := r.Count - len(r.Packages); more > 0 {
+		_, err := fmt.Fprintf(w, "and %d more\n", more)
+		return err
 	}
 	return nil
 }
