@@ -65,6 +65,8 @@ type Child struct {
 	Platform string          `json:"platform"`
 	Decision string          `json:"decision"` // its own entry in the ledger
 	Action   policy.Action   `json:"action"`
+	Before   policy.Action   `json:"before_mode"`
+	Level    string          `json:"level"` // of its build, as in the summaries
 	Reasons  []policy.Reason `json:"reasons,omitempty"`
 }
 

@@ -112,9 +112,13 @@ func (g *Gate) recordedAsServed(ctx context.Context, ref oci.Reference, upstream
 		return false, fmt.Errorf("looking up the verdicts on %s: %w", ref, err)
 	}
 	now := g.Now()
+	var decided []string // tags, by their newest judgement
 	for _, j := range recorded {
-		blocks := policy.Stricter(policy.Action(j.Action), policy.Annotate) == policy.Block
-		if blocks || !g.inForce(j) {
+		if !g.inForce(j) || slices.Contains(decided, j.Tag) {
+			continue
+		}
+		decided = append(decided, j.Tag)
+		if policy.Stricter(policy.Action(j.Action), policy.Annotate) == policy.Block {
 			continue
 		}
 		if now.Before(j.ExpiresAt) || (upstreamFailed && now.Before(j.JudgedAt.Add(g.Lifetimes.Stale))) {

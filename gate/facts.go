@@ -235,6 +235,7 @@ func (g *Gate) gather(ctx context.Context, route *Route, ref oci.Reference, src 
 		Repository: ref.InRepository(), Manifest: m, Index: index, Source: src, Limits: g.Limits.Evidence,
 	})
 	g.findings.put(key, found)
+	found.Signatures, found.Attestations = slices.Clip(found.Signatures), slices.Clip(found.Attestations)
 	return found
 }
 
@@ -306,7 +307,7 @@ func (f *facts) input(n node) *policy.Input {
 		input.Build = inputBuild(f.build)
 	}
 	input.Build.Reproduced = policy.Reproduced{
-		By: append([]string{}, f.reproduced.By...), Agree: len(f.reproduced.By), Disagree: len(f.reproduced.Disagree),
+		By: append([]string{}, f.reproduced.By...), Agree: f.reproduced.Agree, Disagree: len(f.reproduced.Disagree),
 	}
 	if input.Parents == nil {
 		input.Parents = []policy.Parent{}

@@ -130,7 +130,7 @@ type Gate struct {
 	revalidating chan struct{} // a slot for each judgement in the background
 	examining    struct {
 		sync.Mutex
-		waiting map[digest.Digest]bool
+		waiting map[examinee]map[string]node // and who waits for it, by the memo's key
 		slots   chan struct{}
 	}
 }
@@ -159,7 +159,7 @@ func New(options Options) (*Gate, error) {
 	g.linked, _ = lru.New[string, digest.Digest](memoEntries)
 	g.summarized, _ = lru.New[string, oci.Descriptor](memoEntries)
 	g.revalidating = make(chan struct{}, 4)
-	g.examining.waiting, g.examining.slots = map[digest.Digest]bool{}, make(chan struct{}, examiners)
+	g.examining.waiting, g.examining.slots = map[examinee]map[string]node{}, make(chan struct{}, examiners)
 	g.background, g.stop = context.WithCancel(context.Background())
 	g.flights.init()
 	return g, nil

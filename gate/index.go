@@ -131,7 +131,8 @@ func (g *Gate) combine(a *examined, children []*Admission, descriptors []oci.Des
 		}
 		a.Children = append(a.Children, Child{
 			Digest: c.Reference.Digest(), Platform: platform,
-			Decision: c.Verdict.ID, Action: c.Verdict.Action, Reasons: c.Verdict.Reasons,
+			Decision: c.Verdict.ID, Action: c.Verdict.Action, Before: c.Verdict.BeforeMode,
+			Level: buildLevel(c.Build), Reasons: c.Verdict.Reasons,
 		})
 		a.truncated = a.truncated || c.truncated
 		if a.notAfter.IsZero() || c.Verdict.ExpiresAt.Before(a.notAfter) {

@@ -184,9 +184,6 @@ func (g *Gate) examine(ctx context.Context, n node, key string) (*examined, erro
 	if err := refuseDetours(m); err != nil {
 		return nil, fmt.Errorf("%s: %w", n.ref, err)
 	}
-	if err := g.know(ctx, n.ref, m); err != nil {
-		return nil, err
-	}
 	a := &examined{Admission: &Admission{Reference: n.ref, Manifest: m, key: key, client: n.client}}
 	switch m.Kind {
 	case oci.KindEvidence:

@@ -17,6 +17,7 @@ import (
 // from the upstream, since evidence appears and disappears.
 type origin struct {
 	gate       *Gate
+	name       oci.Reference // of the repository
 	repository *upstream.Repository
 }
 
@@ -25,14 +26,22 @@ func (g *Gate) origin(route *Route, ref oci.Reference) (*origin, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &origin{gate: g, repository: repository}, nil
+	return &origin{gate: g, name: ref.InRepository(), repository: repository}, nil
 }
 
-// Manifest implements evidence.Source.
+// Manifest implements evidence.Source. The cache is one for all repositories;
+// what it holds counts only where this repository is known to have it, so that
+// nobody gets one repository's image judged, or served, as another's.
 func (s *origin) Manifest(ctx context.Context, d digest.Digest) (*oci.Manifest, error) {
-	if raw, err := s.gate.Cache.Bytes(ctx, d, manifestLimit); err == nil {
-		if m, err := oci.ParseManifest(raw, "", d); err == nil {
-			return m, nil
+	here, err := s.gate.Ledger.HasManifest(ctx, s.name.Name(), d)
+	if err != nil {
+		return nil, err
+	}
+	if here {
+		if raw, err := s.gate.Cache.Bytes(ctx, d, manifestLimit); err == nil {
+			if m, err := oci.ParseManifest(raw, "", d); err == nil {
+				return m, nil
+			}
 		}
 	}
 	m, err := s.repository.Manifest(ctx, d.String())
@@ -55,7 +64,7 @@ func (s *origin) keep(ctx context.Context, m *oci.Manifest) error {
 	if err := s.gate.Cache.PutBytes(ctx, m.Digest, m.Raw); err != nil {
 		return fmt.Errorf("keeping %s: %w", m.Digest, err)
 	}
-	return nil
+	return s.gate.know(ctx, s.name, m)
 }
 
 // Referrers implements evidence.Source.

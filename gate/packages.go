@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/zap"
@@ -29,8 +28,8 @@ func (g *Gate) packagesOf(ctx context.Context, f *facts) (*policy.Packages, erro
 	if !g.Packages.Examine || f.manifest.Kind != oci.KindImage || f.config == nil {
 		return nil, nil
 	}
-	e, err := g.Ledger.Examination(ctx, f.manifest.Digest)
-	if errors.Is(err, oci.ErrNotFound) || (err == nil && (e.Below != f.below || g.isOld(e))) {
+	e, err := g.Ledger.Examination(ctx, f.manifest.Digest, f.below)
+	if errors.Is(err, oci.ErrNotFound) || (err == nil && g.isOld(e)) {
 		return emptyPackages("pending", ""), nil
 	}
 	if err != nil {
@@ -74,6 +73,12 @@ func inputPackages(r *packages.Report) *policy.Packages {
 	return p
 }
 
+// examinee is what an examination is about.
+type examinee struct {
+	digest digest.Digest
+	below  int
+}
+
 // examineLater starts the examination of an image whose packages are pending,
 // and judges the image again when it is done. An image that is blocked whatever
 // its packages are is left alone.
@@ -83,39 +88,57 @@ func (g *Gate) examineLater(n node, a *Admission) {
 			return
 		}
 	}
-	d := a.Manifest.Digest
+	about := examinee{a.Manifest.Digest, a.Below}
 	g.examining.Lock()
 	defer g.examining.Unlock()
-	if g.examining.waiting[d] || len(g.examining.waiting) >= examinations || !g.begin() {
+	waiting, under := g.examining.waiting[about]
+	if under {
+		waiting[a.key] = n // judged again with the first one
 		return
 	}
-	g.examining.waiting[d] = true
-	n.since, n.depth, n.index = time.Time{}, 0, nil
+	if len(g.examining.waiting) >= examinations || !g.begin() {
+		return
+	}
+	g.examining.waiting[about] = map[string]node{a.key: n}
 	go func() {
 		defer g.work.Done()
-		defer func() {
-			g.examining.Lock()
-			delete(g.examining.waiting, d)
-			g.examining.Unlock()
-		}()
-		select {
-		case g.examining.slots <- struct{}{}:
-			defer func() { <-g.examining.slots }()
-		case <-g.background.Done():
-			return
-		}
-		if _, err := g.examinePackages(g.background, n.route, a); err != nil {
-			g.Log.Warn("the packages could not be examined", zap.Stringer("reference", n.ref), zap.Error(err))
-		}
-		if g.background.Err() != nil {
-			return
-		}
-		again := newNode(n.route, n.ref, n.client, g.Limits.Nodes)
-		again.since = g.Now()
-		if _, err := g.admit(g.background, again); err != nil && !errors.Is(err, ErrClosed) {
-			g.Log.Warn("judging again after the examination failed", zap.Stringer("reference", n.ref), zap.Error(err))
+		g.examineNow(n, a)
+		g.examining.Lock()
+		again := g.examining.waiting[about]
+		delete(g.examining.waiting, about)
+		g.examining.Unlock()
+		for _, n := range again {
+			g.judgeAgain(n)
 		}
 	}()
+}
+
+// examineNow waits for its turn.
+func (g *Gate) examineNow(n node, a *Admission) {
+	select {
+	case g.examining.slots <- struct{}{}:
+		defer func() { <-g.examining.slots }()
+	case <-g.background.Done():
+		return
+	}
+	if e, err := g.Ledger.Examination(g.background, a.Manifest.Digest, a.Below); err == nil && !g.isOld(e) {
+		return // somebody else has
+	}
+	if _, err := g.examinePackages(g.background, n.route, a); err != nil {
+		g.Log.Warn("the packages could not be examined", zap.Stringer("reference", n.ref), zap.Error(err))
+	}
+}
+
+// judgeAgain replaces a verdict that was made without what is known now.
+func (g *Gate) judgeAgain(n node) {
+	if g.background.Err() != nil {
+		return
+	}
+	again := newNode(n.route, n.ref, n.client, g.Limits.Nodes)
+	again.since = g.Now()
+	if _, err := g.admit(g.background, again); err != nil && !errors.Is(err, ErrClosed) {
+		g.Log.Warn("judging again after the examination failed", zap.Stringer("reference", n.ref), zap.Error(err))
+	}
 }
 
 // Examine checks the packages of an admitted image now, and remembers what it

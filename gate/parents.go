@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -42,9 +41,9 @@ func (g *Gate) followParents(ctx context.Context, n node, f *facts) {
 
 	admissions := make([]*Admission, len(candidates))
 	resolved := make([]lineage.Resolved, len(candidates))
-	var wg sync.WaitGroup
+	var all together
 	for i, c := range candidates {
-		wg.Go(func() {
+		all.do(func() {
 			admission, err := g.admitParent(ctx, n, c, f.platform())
 			resolved[i] = lineage.Resolved{Candidate: c, Err: err}
 			if err == nil {
@@ -53,7 +52,7 @@ func (g *Gate) followParents(ctx context.Context, n node, f *facts) {
 			}
 		})
 	}
-	wg.Wait()
+	all.wait()
 
 	for i, e := range lineage.Edges(f.diffIDs(), resolved) {
 		f.addEdge(n, e, admissions[i], resolved[i].Err)
@@ -145,9 +144,6 @@ func (g *Gate) admitParent(ctx context.Context, child node, c lineage.Candidate,
 		return nil, fmt.Errorf("fetching the parent %s: %w", parentName(c), err)
 	}
 	if m.Kind == oci.KindIndex {
-		if err := g.know(ctx, ref, m); err != nil {
-			return nil, err
-		}
 		image, err := imageFor(m, platform)
 		if err != nil {
 			return nil, fmt.Errorf("the parent %s: %w", parentName(c), err)

@@ -37,7 +37,13 @@ func (g *Gate) resolve(ctx context.Context, route *Route, ref oci.Reference, fre
 	if t, ok := g.tags.Get(key); ok && !fresh && g.Now().Before(t.until) {
 		return ref.WithDigest(t.digest), nil
 	}
-	result := g.resolving.DoChan(key, func() (any, error) {
+	result := g.resolving.DoChan(key, func() (t any, err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("resolving %s failed: %v", ref, p)
+				g.Log.Error("resolving panicked", panicFields(p)...)
+			}
+		}()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.Lifetimes.Deadline)
 		defer cancel()
 		if !g.begin() {

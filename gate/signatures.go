@@ -78,6 +78,18 @@ func (g *Gate) AddSignature(ctx context.Context, repository oci.Reference, d dig
 	if named, err := oci.ParseReference(s.Reference); err != nil || named.Name() != repository.Name() {
 		return fmt.Errorf("%w: it is for %.300q, not for %s", ErrSignature, s.Reference, repository.Name())
 	}
+	// One by each signer for each name is enough. More would be the same one in
+	// other bytes, with which anybody could fill up what is looked at.
+	kept, err := route.Signatures.Kept.Signatures(ctx, repository, d)
+	if err != nil {
+		return err
+	}
+	for _, k := range kept {
+		have := route.Signatures.Collector.Verify(k.Raw, d)
+		if have.By == s.By && have.Reference == s.Reference {
+			return nil
+		}
+	}
 	if err := route.Signatures.Kept.Add(repository, d, raw); err != nil {
 		return err
 	}

@@ -39,10 +39,13 @@ func (g *Gate) summaries(ctx context.Context, repository oci.Reference, d digest
 	var list []oci.Descriptor
 	var told []string // tags; the newest judgement of each comes first
 	for _, j := range recorded {
-		if !g.inForce(j) || !g.Now().Before(j.ExpiresAt) || slices.Contains(told, j.Tag) {
+		if !g.inForce(j) || slices.Contains(told, j.Tag) {
 			continue
 		}
-		told = append(told, j.Tag)
+		told = append(told, j.Tag) // an older one does not come back when this has expired
+		if !g.Now().Before(j.ExpiresAt) {
+			continue
+		}
 		described, err := g.summarize(ctx, repository, j)
 		if err != nil {
 			return nil, err
@@ -87,6 +90,9 @@ func (g *Gate) summarize(ctx context.Context, repository oci.Reference, j ledger
 	if err != nil {
 		return fail(err)
 	}
+	if err := g.know(ctx, repository, artifact.Manifest); err != nil {
+		return fail(err)
+	}
 	for d, content := range map[digest.Digest][]byte{
 		artifact.Manifest.Config.Digest:    artifact.Config,
 		artifact.Manifest.Layers[0].Digest: artifact.Bundle,
@@ -106,7 +112,10 @@ func (g *Gate) summaryOf(a *Admission) attest.Summary {
 		Subject: a.Manifest.Descriptor(), Resource: a.Reference.String(),
 		Verifier: g.Summaries.Verifier, Version: g.Summaries.Version,
 		Time: a.Verdict.JudgedAt, Decision: a.Verdict.ID, Input: a.Verdict.Input,
-		Passed: policy.Stricter(a.Verdict.BeforeMode, a.Verdict.Action) != policy.Block, Level: buildLevel(a.Build),
+		Passed: passes(a.Verdict.BeforeMode, a.Verdict.Action), Level: buildLevel(a.Build),
+	}
+	if a.Manifest.Kind == oci.KindIndex {
+		s.Passed, s.Level = indexPasses(a)
 	}
 	// The revision is that of the rules, as a digest.
 	if revision, err := oci.ParseDigest(g.Judge.Revision()); err == nil {
@@ -119,6 +128,28 @@ func (g *Gate) summaryOf(a *Admission) attest.Summary {
 		s.Parents[buildLevel(p.Build)]++
 	}
 	return s
+}
+
+func passes(beforeMode, action policy.Action) bool {
+	return policy.Stricter(policy.Stricter(policy.Serve, beforeMode), action) != policy.Block
+}
+
+// indexPasses speaks for every image that the index lists: whoever trusts the
+// summary may run any of them. One that was not judged fails it, and the lowest
+// level counts.
+func indexPasses(a *Admission) (passed bool, level string) {
+	images := 0
+	for _, d := range a.Manifest.Manifests {
+		if _, is := oci.IsAttestationManifest(d); !is {
+			images++
+		}
+	}
+	passed, level = images == len(a.Children), attest.Level2
+	for _, c := range a.Children {
+		passed = passed && passes(c.Before, c.Action)
+		level = min(level, c.Level) // they sort as they rank
+	}
+	return passed, level
 }
 
 // buildLevel is what the evidence shows of the build. Level 3 is a property of

@@ -37,8 +37,18 @@ func (l *Ledger) Tag(ctx context.Context, name, tag string) (digest.Digest, time
 	return d, moment(at), nil
 }
 
-// PutManifest remembers which blobs a manifest refers to and which manifests
-// it lists.
+// HasManifest says whether registry/repository is known to have the manifest.
+func (l *Ledger) HasManifest(ctx context.Context, name string, d digest.Digest) (bool, error) {
+	var has bool
+	err := l.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM manifests WHERE name = ? AND digest = ?)`, name, d).Scan(&has)
+	if err != nil {
+		return false, fmt.Errorf("looking for %s@%s: %w", name, d, err)
+	}
+	return has, nil
+}
+
+// PutManifest remembers that registry/repository has a manifest, which blobs it
+// refers to and which manifests it lists.
 func (l *Ledger) PutManifest(ctx context.Context, name string, m *oci.Manifest) error {
 	doing := "recording the contents of " + name + "@" + m.Digest.String()
 	tx, err := l.write.BeginTx(ctx, nil)
@@ -46,6 +56,9 @@ func (l *Ledger) PutManifest(ctx context.Context, name string, m *oci.Manifest) 
 		return fmt.Errorf("%s: %w", doing, err)
 	}
 	defer tx.Rollback() //nolint:errcheck // after a commit there is nothing to undo
+	if _, err := tx.ExecContext(ctx, `INSERT INTO manifests (name, digest) VALUES (?, ?) ON CONFLICT DO NOTHING`, name, m.Digest); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
 	for _, b := range m.References() {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO blobs (name, blob, manifest, size, media_type) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 			name, b.Digest, m.Digest, b.Size, b.MediaType); err != nil {

@@ -22,10 +22,10 @@ type Examination struct {
 	At      time.Time
 }
 
-// PutExamination remembers the newest examination of an image.
+// PutExamination remembers an examination in place of an older one.
 func (l *Ledger) PutExamination(ctx context.Context, e Examination) error {
 	_, err := l.write.ExecContext(ctx, `INSERT INTO examinations (digest, below, failure, report, examined) VALUES (?, ?, ?, ?, ?)
-		ON CONFLICT (digest) DO UPDATE SET below = excluded.below, failure = excluded.failure, report = excluded.report, examined = excluded.examined`,
+		ON CONFLICT (digest, below) DO UPDATE SET failure = excluded.failure, report = excluded.report, examined = excluded.examined`,
 		e.Digest, e.Below, e.Failure, l.pack.EncodeAll(e.Report, nil), instant(e.At))
 	if err != nil {
 		return fmt.Errorf("recording the examination of %s: %w", e.Digest, err)
@@ -33,13 +33,14 @@ func (l *Ledger) PutExamination(ctx context.Context, e Examination) error {
 	return nil
 }
 
-// Examination returns the newest examination of an image.
-func (l *Ledger) Examination(ctx context.Context, d digest.Digest) (Examination, error) {
-	e := Examination{Digest: d}
+// Examination returns the newest examination of an image of which so many layers
+// are its parent's.
+func (l *Ledger) Examination(ctx context.Context, d digest.Digest, below int) (Examination, error) {
+	e := Examination{Digest: d, Below: below}
 	var packed []byte
 	var at int64
-	err := l.read.QueryRowContext(ctx, `SELECT below, failure, report, examined FROM examinations WHERE digest = ?`, d).
-		Scan(&e.Below, &e.Failure, &packed, &at)
+	err := l.read.QueryRowContext(ctx, `SELECT failure, report, examined FROM examinations WHERE digest = ? AND below = ?`, d, below).
+		Scan(&e.Failure, &packed, &at)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Examination{}, fmt.Errorf("the examination of %s: %w", d, oci.ErrNotFound)
 	}

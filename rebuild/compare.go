@@ -53,7 +53,8 @@ type Difference struct {
 const (
 	maxDifferences = 200
 	maxFiles       = 500_000  // of one layer
-	maxLayerBytes  = 16 << 30 // of one layer, uncompressed
+	maxLayerBytes  = 16 << 30 // of one layer, uncompressed, holes of sparse files included
+	maxNames       = 64 << 20 // bytes of the names and attributes of one layer
 	maxShown       = 120      // bytes of a value in a difference
 )
 
@@ -264,7 +265,8 @@ func list(ctx context.Context, of Image, layer oci.Descriptor) (*listing, error)
 	}
 	defer plain.Close()
 	whole := digest.SHA256.Digester()
-	bounded := &io.LimitedReader{R: plain, N: maxLayerBytes}
+	bounded := &io.LimitedReader{R: interruptible{ctx, plain}, N: maxLayerBytes}
+	var names, logical int64
 	source := io.TeeReader(bounded, whole.Hash())
 	l := &listing{files: map[string]file{}}
 	archive := tar.NewReader(source)
@@ -279,19 +281,32 @@ func list(ctx context.Context, of Image, layer oci.Descriptor) (*listing, error)
 		if err != nil {
 			return nil, err
 		}
-		if len(l.files) >= maxFiles {
+		names += int64(len(header.Name) + len(header.Linkname))
+		for key, value := range header.PAXRecords {
+			names += int64(len(key) + 2*len(value))
+		}
+		// The size of a sparse file is not that of what is stored of it.
+		logical += header.Size
+		switch {
+		case len(l.files) >= maxFiles:
 			return nil, fmt.Errorf("it has more than %d files", maxFiles)
+		case names > maxNames:
+			return nil, fmt.Errorf("its names and attributes have more than %d bytes", maxNames)
+		case header.Size < 0 || logical > maxLayerBytes:
+			return nil, fmt.Errorf("its files have more than %d bytes", int64(maxLayerBytes))
 		}
 		f := file{
 			kind: header.Typeflag, link: header.Linkname, size: header.Size, mode: header.Mode,
 			owner:    fmt.Sprintf("%d:%d", header.Uid, header.Gid),
 			modified: header.ModTime.UTC().Format("2006-01-02T15:04:05.999999999Z"),
 		}
+		var attributes strings.Builder
 		for _, key := range slices.Sorted(maps.Keys(header.PAXRecords)) {
-			if strings.HasPrefix(key, "SCHILY.xattr.") {
-				f.attributes += fmt.Sprintf("%s=%x ", strings.TrimPrefix(key, "SCHILY.xattr."), header.PAXRecords[key])
+			if name, is := strings.CutPrefix(key, "SCHILY.xattr."); is {
+				fmt.Fprintf(&attributes, "%s=%x ", name, header.PAXRecords[key])
 			}
 		}
+		f.attributes = attributes.String()
 		if header.Typeflag == tar.TypeReg {
 			sum := sha256.New()
 			if _, err := io.Copy(sum, archive); err != nil {
@@ -309,6 +324,19 @@ func list(ctx context.Context, of Image, layer oci.Descriptor) (*listing, error)
 	}
 	l.diffID = whole.Digest().String()
 	return l, nil
+}
+
+// interruptible ends with its context.
+type interruptible struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (i interruptible) Read(p []byte) (int, error) {
+	if err := i.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return i.r.Read(p)
 }
 
 // decompress goes by the bytes; the two builds may name their types otherwise.

@@ -75,15 +75,27 @@ func TestReadRecipe(t *testing.T) {
 	}
 }
 
+// TestHTTPContext: without its ending BuildKit would download the URL.
+func TestHTTPContext(t *testing.T) {
+	const revision = "0f052c24a1541157f4d0249e982d56a84dad2a53"
+	p := &provenance.Provenance{BuildType: "https://mobyproject.org/buildkit@v1", Repository: "https://github.com/acme/app", Revision: revision, Parameters: []byte(`{}`)}
+	r, err := rebuild.ReadRecipe(p, "linux/amd64", time.Time{})
+	if err != nil || r.Context != "https://github.com/acme/app.git#"+revision {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 func TestReadRecipeRefuses(t *testing.T) {
 	good := recorded(t, "buildkit-v1.json", provenance.TypeV1)
 	for name, tc := range map[string]struct{ old, new, says string }{
-		"another build type":      {"moby/buildkit", "acme/make", "not BuildKit's"},
-		"a branch for a revision": {"0f052c24a1541157f4d0249e982d56a84dad2a53", "main", "not built from a revision"},
-		"a secret":                {`"optional":true`, `"optional":false`, "with the secret"},
-		"another context":         {`"build-arg:GREETING":"hi"`, `"context:base":"docker-image://evil"`, `"context:base"`},
-		"an epoch that is none":   {`"build-arg:GREETING":"hi"`, `"build-arg:SOURCE_DATE_EPOCH":"yesterday"`, "which is no time"},
-		"another frontend":        {`"frontend":"dockerfile.v0"`, `"frontend":"gateway.v0"`, "only Dockerfiles"},
+		"another build type":        {"moby/buildkit", "acme/make", "not BuildKit's"},
+		"a branch for a revision":   {"0f052c24a1541157f4d0249e982d56a84dad2a53", "main", "not built from a revision"},
+		"a secret":                  {`"optional":true`, `"optional":false`, "with the secret"},
+		"another context":           {`"build-arg:GREETING":"hi"`, `"context:base":"docker-image://evil"`, `"context:base"`},
+		"an epoch that is none":     {`"build-arg:GREETING":"hi"`, `"build-arg:SOURCE_DATE_EPOCH":"yesterday"`, "which is no time"},
+		"another image that builds": {`"build-arg:GREETING":"hi"`, `"build-arg:BUILDKIT_SYNTAX":"evil/frontend"`, "changes who builds"},
+		"a download":                {`git://127.0.0.1:5918/acme/app`, `ftp://127.0.0.1/app.tgz`, "source"},
+		"another frontend":          {`"frontend":"dockerfile.v0"`, `"frontend":"gateway.v0"`, "only Dockerfiles"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var compact bytes.Buffer

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -56,7 +57,10 @@ var (
 	commit = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 	// argument is a frontend option that a rebuild repeats: nothing that makes
 	// BuildKit read from elsewhere, such as another context.
-	argument = regexp.MustCompile(`^(build-arg:[A-Za-z_][A-Za-z0-9_]*|label:.*|target|filename|platform|no-cache|add-hosts|ulimit|shm-size|hostname|cmdline)$`)
+	argument = regexp.MustCompile(`^(build-arg:[A-Za-z_][A-Za-z0-9_]*|label:.*|target|filename|platform|no-cache|add-hosts|ulimit|shm-size|hostname)$`)
+	// steering is a build argument that speaks to BuildKit itself: it could have
+	// another image do the whole build.
+	steering = regexp.MustCompile(`^build-arg:BUILDKIT_`)
 )
 
 // maxArgs bounds the arguments of a build.
@@ -74,6 +78,10 @@ func ReadRecipe(p *provenance.Provenance, platform string, created time.Time) (*
 	if p.SourceStated || p.Repository == "" || !commit.MatchString(p.Revision) {
 		return fail("it was not built from a revision of a git repository that BuildKit fetched itself")
 	}
+	context, err := gitContext(p.Repository, p.Revision)
+	if err != nil {
+		return fail("%w", err)
+	}
 	asked, err := readRequest(p.Parameters)
 	if err != nil {
 		return fail("what was asked for cannot be read: %w", err)
@@ -90,7 +98,7 @@ func ReadRecipe(p *provenance.Provenance, platform string, created time.Time) (*
 		return fail("it has %d arguments, more than %d", len(asked.Args), maxArgs)
 	}
 	r := &Recipe{
-		Frontend: asked.Frontend, Context: p.Repository + "#" + p.Revision,
+		Frontend: asked.Frontend, Context: context,
 		Args: map[string]string{}, Pins: map[string]string{},
 	}
 	if r.Frontend == "" {
@@ -101,6 +109,8 @@ func ReadRecipe(p *provenance.Provenance, platform string, created time.Time) (*
 	}
 	for _, key := range slices.Sorted(maps.Keys(asked.Args)) {
 		switch {
+		case steering.MatchString(key):
+			return fail("it was built with %.80q, which changes who builds", key)
 		case argument.MatchString(key):
 			r.Args[key] = asked.Args[key]
 		case key == "context", strings.HasPrefix(key, "vcs:"), strings.HasPrefix(key, "attest:"), key == "source", key == "cmdline":
@@ -119,6 +129,27 @@ func ReadRecipe(p *provenance.Provenance, platform string, created time.Time) (*
 		return fail("%w", err)
 	}
 	return r, nil
+}
+
+// gitContext writes the source as BuildKit knows it for git's: over http, by its
+// ending alone. Anything else it would download and unpack.
+//
+// https://docs.docker.com/build/concepts/context/#git-repositories
+func gitContext(repository, revision string) (string, error) {
+	u, err := url.Parse(repository)
+	if err != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return "", fmt.Errorf("its source %.200q is not the URL of a git repository", repository)
+	}
+	switch u.Scheme {
+	case "https", "http":
+		if !strings.HasSuffix(u.Path, ".git") {
+			u.Path, u.RawPath = strings.TrimSuffix(u.Path, "/")+".git", ""
+		}
+	case "git", "ssh":
+	default:
+		return "", fmt.Errorf("its source %.200q is not the URL of a git repository", repository)
+	}
+	return u.String() + "#" + revision, nil
 }
 
 func readRequest(parameters json.RawMessage) (*request, error) {

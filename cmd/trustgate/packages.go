@@ -78,8 +78,13 @@ func examine(c *cobra.Command, image, platform string) (ref oci.Reference, repor
 // platform.
 func (s *service) admitImage(ctx context.Context, ref oci.Reference, platform string) (*gate.Admission, error) {
 	a, err := s.gate.Admit(ctx, gate.Request{Reference: ref})
-	if err != nil || a.Manifest.Kind != oci.KindIndex {
-		return a, err
+	switch {
+	case err != nil:
+		return nil, err
+	case a.Manifest.Kind == oci.KindImage:
+		return a, nil
+	case a.Manifest.Kind != oci.KindIndex:
+		return nil, fmt.Errorf("%s is no image but an %s", ref, a.Manifest.Kind)
 	}
 	wanted := platform
 	if wanted != "" {
@@ -91,7 +96,11 @@ func (s *service) admitImage(ctx context.Context, ref oci.Reference, platform st
 	}
 	for _, child := range a.Children {
 		if wanted == "" || child.Platform == wanted {
-			return s.gate.Admit(ctx, gate.Request{Reference: a.Reference.WithoutTag().WithDigest(child.Digest)})
+			image, err := s.gate.Admit(ctx, gate.Request{Reference: a.Reference.WithoutTag().WithDigest(child.Digest)})
+			if err == nil && image.Manifest.Kind != oci.KindImage {
+				err = fmt.Errorf("%s lists an %s in place of an image", ref, image.Manifest.Kind)
+			}
+			return image, err
 		}
 	}
 	if wanted == "" {

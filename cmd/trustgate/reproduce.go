@@ -130,6 +130,9 @@ func (s *service) reproduce(ctx context.Context, ref oci.Reference, o reproduceO
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", a.Reference, err)
 	}
+	if o.attest && !verified {
+		return nil, fmt.Errorf("%s: no named signer vouches for its provenance, so what is built again may not be its source; nothing is signed for that", a.Reference)
+	}
 	var created time.Time
 	if input.Image.Created != nil {
 		created = *input.Image.Created

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -199,6 +200,8 @@ func (s *service) close() error {
 	return errors.Join(failures...)
 }
 
+func fileURL(folder string) string { return (&url.URL{Scheme: "file", Path: folder}).String() }
+
 // openUpstream makes the client of a route's registry.
 func openUpstream(cfg *config.Config, r config.Route) (*upstream.Registry, error) {
 	options := upstream.Options{
@@ -262,7 +265,7 @@ func (s *service) openRoute(r config.Route, t *trust) (gate.Route, error) {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return gate.Route{}, fmt.Errorf("making the folder of signatures: %w", err)
 	}
-	kept, err := openpgp.NewLookaside("file://"+folder, nil, limits)
+	kept, err := openpgp.NewLookaside(fileURL(folder), nil, limits)
 	if err != nil {
 		return gate.Route{}, fmt.Errorf("the route %s: %w", r.Registry, err)
 	}

@@ -206,7 +206,7 @@ func (o signOptions) attachTo(ctx context.Context, repository *upstream.Reposito
 		if err != nil {
 			return "", err
 		}
-		store, err := openpgp.NewLookaside("file://"+folder, nil, evidence.DefaultLimits)
+		store, err := openpgp.NewLookaside(fileURL(folder), nil, evidence.DefaultLimits)
 		if err != nil {
 			return "", err
 		}

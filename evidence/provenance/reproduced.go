@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/trustgate/trustgate/evidence"
+	"github.com/trustgate/trustgate/evidence/internal/giturl"
 )
 
 // TypeReproduction is the predicate type of a statement that somebody built the
@@ -51,6 +52,10 @@ func ParseReproduction(predicate []byte) (*Reproduction, error) {
 	if failed != nil {
 		return nil, fmt.Errorf("%w: %w", ErrProvenance, failed)
 	}
+	// As in a provenance: one repository is spelled in many ways.
+	if parsed, err := giturl.Parse(r.Repository); err == nil {
+		r.Repository = parsed.Repository
+	}
 	return r, nil
 }
 
@@ -58,26 +63,28 @@ func ParseReproduction(predicate []byte) (*Reproduction, error) {
 // another, from the source that build names.
 type Reproduced struct {
 	By       []string // builder IDs that agree, sorted
+	Agree    int      // how many of them are independent
 	Disagree []string // builder IDs that do not
 }
 
 // CountReproductions asks every verified statement: provenance by a trusted
 // builder for the same source and revision agrees, since it is about this very
 // digest; a reproduction says so itself. A builder counts once and only when
-// its signer may speak for it, as in Choose. One that says both disagrees.
+// its signer may speak for it, as in Choose. One that says both disagrees. Many
+// builders behind one signer's key are one: whoever has the key is all of them.
 func CountReproductions(build *Build, attestations []evidence.Attestation, builders []Builder) Reproduced {
 	var r Reproduced
 	if build == nil || !build.Trusted || build.Repository == "" || build.Revision == "" {
 		return r
 	}
-	agree, disagree := map[string]bool{}, map[string]bool{}
+	agree, disagree, keys := map[string]bool{}, map[string]bool{}, map[evidence.Signer]bool{}
 	count := func(p *Provenance, by evidence.Voucher, identical bool) {
 		if p.Repository != build.Repository || p.Revision != build.Revision ||
 			!slices.ContainsFunc(builders, func(b Builder) bool { return b.trusts(p, by) }) {
 			return
 		}
 		if identical {
-			agree[p.BuilderID] = true
+			agree[p.BuilderID], keys[by.Signer()] = true, true
 		} else {
 			disagree[p.BuilderID] = true
 		}
@@ -102,6 +109,7 @@ func CountReproductions(build *Build, attestations []evidence.Attestation, build
 	for id := range agree {
 		r.By = append(r.By, id)
 	}
+	r.Agree = min(len(r.By), len(keys))
 	slices.Sort(r.By)
 	slices.Sort(r.Disagree)
 	return r
