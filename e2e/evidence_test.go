@@ -195,7 +195,9 @@ func TestReproduce(t *testing.T) {
 	}
 	same := build("same", `RUN ["/bin/busybox", "touch", "/built"]`)
 	dated := build("dated", `RUN ["/bin/busybox", "sh", "-c", "/bin/busybox date > /when"]`)
-	g := startGate(t, gateOptions{})
+	second := filepath.Join(t.TempDir(), "second")
+	the.run(t, "cosign", "generate-key-pair", "--output-key-prefix", second).ok(t)
+	g := startGate(t, gateOptions{Second: second + ".pub"})
 	reproduce := func(of image, more ...string) (outcome, reproduction) {
 		t.Helper()
 		seen := g.trustgateRun(t, append([]string{"reproduce", "--buildkit", the.bkSocket, "--buildctl", the.path("buildctl"), "-o", "json", of.String()}, more...)...)
@@ -206,7 +208,7 @@ func TestReproduce(t *testing.T) {
 		return seen, r
 	}
 
-	seen, r := reproduce(same, "--attest", "--key", the.cosign.private, "--builder", "https://ci.example/rebuilder")
+	seen, r := reproduce(same, "--attest", "--key", second+".key", "--builder", "https://second.example/")
 	if seen.code != 0 || !r.Identical || r.Digest != r.Rebuilt || len(r.Differences) != 0 {
 		t.Errorf("%d: %s", seen.code, seen.output)
 	}
@@ -218,7 +220,7 @@ func TestReproduce(t *testing.T) {
 
 	// The attached word of the second builder is counted.
 	inspected := g.trustgateRun(t, "inspect", "--fresh", "-o", "json", same.String())
-	if !strings.Contains(string(inspected.stdout), `"agree": 2`) || !strings.Contains(string(inspected.stdout), "https://ci.example/rebuilder") {
+	if !strings.Contains(string(inspected.stdout), `"agree": 2`) || !strings.Contains(string(inspected.stdout), "https://second.example/") {
 		t.Errorf("two builders agree, and the input says\n%s", inspected.output)
 	}
 }

@@ -30,6 +30,7 @@ type gateOptions struct {
 	Serve    string // lifetime of a serving verdict
 	Block    string // lifetime of a block
 	Git      bool   // ask the git server for signed tags
+	Second   string // the public key of a second builder
 }
 
 var gateConfig = template.Must(template.New("trustgate.yaml").Parse(`listen: {{.Listen}}
@@ -56,8 +57,14 @@ trust:
   signers:
     - {name: release, openpgp: {keyring: {{.World.Keyring}}}}
     - {name: ci, cosign: {key: {{.World.CosignKey}}}}
+{{- if .Second}}
+    - {name: second, cosign: {key: {{.Second}}}}
+{{- end}}
   builders:
     - {id: "https://ci.example/*", signers: [ci]}
+{{- if .Second}}
+    - {id: "https://second.example/*", signers: [second]}
+{{- end}}
   sources: ["git://{{.World.Git}}/**"]
 {{- if .Tags}}
   git: {hosts: ["git://{{.World.Git}}/**"], insecure: true, private: true}
@@ -102,7 +109,7 @@ func startGate(t testing.TB, options gateOptions) *gate {
 	var config bytes.Buffer
 	err = gateConfig.Execute(&config, map[string]any{
 		"Listen": g.addr, "Admin": "127.0.0.1:" + strconv.Itoa(ports[1]), "Data": g.data, "Arch": runtime.GOARCH,
-		"Tags": options.Git, "Upstream": options.Upstream, "Serve": options.Serve, "Block": options.Block,
+		"Tags": options.Git, "Second": options.Second, "Upstream": options.Upstream, "Serve": options.Serve, "Block": options.Block,
 		"World": map[string]any{
 			"Apps": side{the.apps.addr, the.apps.host}, "Bases": side{the.bases.addr, the.bases.host},
 			"Lookaside": the.lookaside(), "Keyring": the.pgp.keyring, "CosignKey": the.cosign.public, "Git": the.gitAddr,

@@ -56,6 +56,7 @@ func TestBypass(t *testing.T) {
 		{"a blob without an admitted manifest", blobWithoutManifest},
 		{"a blob of a blocked image", blobOfBlocked},
 		{"a blob of another repository", blobOfAnotherRepository},
+		{"a manifest of another repository", manifestOfAnotherRepository},
 		{"a manifest asked for as a blob", manifestAsBlob},
 		{"a child of a blocked index by its digest", childOfBlockedIndex},
 		{"an image that an index calls an attestation", childCalledAttestation},
@@ -157,6 +158,19 @@ func blobOfAnotherRepository(_ *testing.T, a *attempt) {
 	a.Push("yours", "1", image.Content)
 	a.blocked("yours", "1", "signature.missing")
 	a.withheld("yours", image.Content, http.StatusForbidden, "DENIED")
+}
+
+// manifestOfAnotherRepository is in the gate's cache, blocked or served, and not
+// in the repository that it is asked of: it must not be judged there by that
+// repository's rules.
+func manifestOfAnotherRepository(_ *testing.T, a *attempt) {
+	served := a.Trusted(a.Image("held/served", nil))
+	a.served("held/served", "1", served.Digest)
+	blocked := a.Image("held/blocked", nil)
+	a.blocked("held/blocked", "1", "signature.missing")
+	for _, d := range []digest.Digest{served.Digest, blocked.Digest} {
+		a.f.get(a.f.path("held/elsewhere", "manifests", d.String())).refused(http.StatusNotFound, "MANIFEST_UNKNOWN")
+	}
 }
 
 func manifestAsBlob(_ *testing.T, a *attempt) {
