@@ -92,9 +92,9 @@ func (g *Gate) mayRead(ctx context.Context, route *Route, ref oci.Reference, cli
 	}
 	// Judged by digest alone it is refused or not to be had; the tag under
 	// which it was pulled before the last restart may still serve it.
-	if stands, lookErr := g.recordedAsServed(ctx, ref, evidence.Temporary(err)); lookErr != nil {
+	if j, lookErr := g.recordedAsServed(ctx, ref, evidence.Temporary(err)); lookErr != nil {
 		return lookErr
-	} else if stands {
+	} else if j != nil {
 		return nil
 	}
 	if err != nil {
@@ -103,13 +103,15 @@ func (g *Gate) mayRead(ctx context.Context, route *Route, ref oci.Reference, cli
 	return &BlockedError{a}
 }
 
-func (g *Gate) recordedAsServed(ctx context.Context, ref oci.Reference, upstreamFailed bool) (bool, error) {
+// recordedAsServed is a judgement under any tag that serves the manifest and
+// stands, or nil.
+func (g *Gate) recordedAsServed(ctx context.Context, ref oci.Reference, upstreamFailed bool) (*ledger.Judgement, error) {
 	if g.readsClient() {
-		return false, nil // whose verdict it was is not known here
+		return nil, nil // whose verdict it was is not known here
 	}
 	recorded, err := g.Ledger.Served(ctx, ref.Name(), ref.Digest())
 	if err != nil {
-		return false, fmt.Errorf("looking up the verdicts on %s: %w", ref, err)
+		return nil, fmt.Errorf("looking up the verdicts on %s: %w", ref, err)
 	}
 	now := g.Now()
 	var decided []string // tags, by their newest judgement
@@ -122,10 +124,10 @@ func (g *Gate) recordedAsServed(ctx context.Context, ref oci.Reference, upstream
 			continue
 		}
 		if now.Before(j.ExpiresAt) || (upstreamFailed && now.Before(j.JudgedAt.Add(g.Lifetimes.Stale))) {
-			return true, nil
+			return &j, nil
 		}
 	}
-	return false, nil
+	return nil, nil
 }
 
 func (g *Gate) grant(route *Route, repository oci.Reference, d oci.Descriptor) (*Blob, error) {

@@ -397,6 +397,26 @@ func TestUpstreamOff(t *testing.T) {
 	}
 }
 
+// TestUpstreamOffBetweenTagAndDigest: the digest of an image that was served by
+// its tag is pulled for the first time when the upstream is gone.
+func TestUpstreamOffBetweenTagAndDigest(t *testing.T) {
+	s := stage.New(t)
+	image := s.Trusted(s.Image("app", nil))
+	unknown := s.Image("unknown", nil)
+	g := s.Gate(stage.Options{})
+	expect(t, s.Pull(g, image.Reference()), policy.Serve, "")
+	s.Pass(6 * time.Second) // what was found a moment ago is looked for again
+	s.Upstream.Down.Store(true)
+	a := s.Pull(g, image.Name()+"@"+image.Digest.String())
+	expect(t, a, policy.Serve, "")
+	if !a.Verdict.Stale {
+		t.Error("the verdict does not say that it is an earlier one")
+	}
+	if _, err := s.TryPull(g, unknown.Name()+"@"+unknown.Digest.String()); err == nil {
+		t.Error("an image that nobody has judged is admitted")
+	}
+}
+
 func TestRestartLosesNothing(t *testing.T) {
 	s := stage.New(t)
 	base := s.Trusted(s.Image("base/os", nil))

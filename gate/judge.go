@@ -136,6 +136,12 @@ func (g *Gate) judge(ctx context.Context, n node, key string, previous *Admissio
 	started := g.Now()
 	a, err := g.examine(ctx, n, key)
 	if (err != nil && evidence.Temporary(err)) || (err == nil && a.upstreamFailed) {
+		if previous == nil && n.ref.Tag() == "" {
+			var lookErr error
+			if previous, lookErr = g.underATag(ctx, n, key); lookErr != nil {
+				return nil, lookErr
+			}
+		}
 		if g.stillStands(previous) {
 			kept := *previous
 			kept.Verdict.Stale = true
@@ -154,6 +160,26 @@ func (g *Gate) judge(ctx context.Context, n node, key string, previous *Admissio
 		return a.Admission, nil
 	}
 	return g.remember(ctx, n, a, started)
+}
+
+// underATag is what was decided about the manifest when it was pulled by a tag:
+// clients that ask for the tag and then for its digest must not be torn apart by
+// an upstream that goes away in between.
+func (g *Gate) underATag(ctx context.Context, n node, key string) (*Admission, error) {
+	j, err := g.recordedAsServed(ctx, n.ref, true)
+	if err != nil || j == nil {
+		return nil, err
+	}
+	raw, err := g.Cache.Bytes(ctx, n.ref.Digest(), manifestLimit)
+	if err != nil {
+		return nil, nil // it cannot be served without its bytes
+	}
+	m, err := oci.ParseManifest(raw, "", n.ref.Digest())
+	if err != nil {
+		return nil, err
+	}
+	j.Key = key
+	return restore(*j, n, m)
 }
 
 // stillStands says whether a serving verdict may outlive its term because the

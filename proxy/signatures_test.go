@@ -110,6 +110,10 @@ func TestSignaturesExtension(t *testing.T) {
 			t.Fatalf("got %d: %s", status, said)
 		}
 	}
+	// Another one by the same signer for the same name is the same word again.
+	if status, said := f.put("other", other.Digest, entry(sign(s.Release, other, other.Reference()))); status != http.StatusCreated {
+		t.Fatalf("got %d: %s", status, said)
+	}
 	if list := f.signaturesOf("other", other.Digest); len(list) != 1 || !bytes.Equal(list[0].Content, good) {
 		t.Errorf("what was added is served as %+v", list)
 	}
