@@ -70,6 +70,9 @@ type Child struct {
 	Reasons  []policy.Reason `json:"reasons,omitempty"`
 }
 
+// began is when the judgement started to look.
+func (a *Admission) began() time.Time { return a.Verdict.JudgedAt.Add(-a.Verdict.Took) }
+
 // live says whether the verdict still stands at the given time.
 func (a *Admission) live(now time.Time) bool { return now.Before(a.Verdict.ExpiresAt) }
 

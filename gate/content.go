@@ -70,6 +70,11 @@ func (g *Gate) holding(ctx context.Context, repository oci.Reference, d digest.D
 	if holders, ok := g.holders.Get(key); ok {
 		return holders, nil
 	}
+	// Whatever calls it a layer: a manifest is pulled as one, or not at all.
+	manifest, err := g.Ledger.HasManifest(ctx, repository.Name(), d)
+	if err != nil || manifest {
+		return nil, err
+	}
 	holders, err := g.Ledger.Holders(ctx, repository.Name(), d)
 	if err != nil {
 		return nil, fmt.Errorf("looking up what refers to %s: %w", d, err)

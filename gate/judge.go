@@ -49,7 +49,7 @@ func (g *Gate) admit(ctx context.Context, n node) (*Admission, error) {
 		}
 		return a, nil
 	}
-	a, err := g.fly(ctx, key, n.depth, func(ctx context.Context) (*Admission, error) {
+	judge := func(ctx context.Context) (*Admission, error) {
 		if a := g.memo.get(key); g.stands(a, n) {
 			return a, nil
 		}
@@ -62,7 +62,12 @@ func (g *Gate) admit(ctx context.Context, n node) (*Admission, error) {
 			return previous, nil
 		}
 		return g.judge(ctx, n, key, previous)
-	})
+	}
+	a, err := g.fly(ctx, key, n.depth, judge)
+	if err == nil && a.began().Before(n.since) && !a.Verdict.Stale {
+		// It was under way already, and had looked before what n wants seen.
+		a, err = g.fly(ctx, key, n.depth, judge)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +76,7 @@ func (g *Gate) admit(ctx context.Context, n node) (*Admission, error) {
 
 // stands says whether the verdict is still one, and as new as n wants it.
 func (g *Gate) stands(a *Admission, n node) bool {
-	return a != nil && a.live(g.Now()) && !a.Verdict.JudgedAt.Before(n.since)
+	return a != nil && a.live(g.Now()) && !a.began().Before(n.since)
 }
 
 // shouldRevalidate says whether a served image is so near the end of its
@@ -354,6 +359,7 @@ func (g *Gate) know(ctx context.Context, ref oci.Reference, m *oci.Manifest) err
 	if err := g.Ledger.PutManifest(ctx, ref.Name(), m); err != nil {
 		return fmt.Errorf("recording the contents of %s: %w", ref, err)
 	}
+	g.holders.Remove(ref.Name() + "@" + m.Digest.String())
 	for _, child := range m.Manifests {
 		g.listings.Remove(ref.Name() + "@" + child.Digest.String())
 	}

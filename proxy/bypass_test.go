@@ -206,6 +206,15 @@ func manifestAsBlob(_ *testing.T, a *attempt) {
 	})})
 	a.served("asblob/layer", outer.Digest.String(), outer.Digest)
 	a.f.get(a.f.path("asblob/layer", "blobs", image.Digest.String())).refused(http.StatusNotFound, "BLOB_UNKNOWN")
+
+	// Nor does evidence that calls it its layer.
+	raw, err = blocked.Content.RawManifest()
+	a.Must(err)
+	putBlob(a.Stage, "asblob/blocked", string(raw))
+	bundle, _ := refer(a.Stage, "asblob/blocked", "", bundleType, served.Digest,
+		oci.Descriptor{MediaType: bundleType, Digest: blocked.Digest, Size: int64(len(raw))})
+	a.served("asblob/blocked", bundle.String(), bundle)
+	a.f.get(a.f.path("asblob/blocked", "blobs", blocked.Digest.String())).refused(http.StatusNotFound, "BLOB_UNKNOWN")
 }
 
 // document publishes an OCI document as it is.
