@@ -417,6 +417,27 @@ func TestUpstreamOffBetweenTagAndDigest(t *testing.T) {
 	}
 }
 
+// TestRevalidation: an image that is pulled near the end of its verdict is judged
+// again in the background, so that no client waits for it.
+func TestRevalidation(t *testing.T) {
+	s := stage.New(t)
+	image := s.Trusted(s.Image("app", nil))
+	g := s.Gate(stage.Options{})
+	first := s.Pull(g, image.Reference())
+	s.Pass(7 * time.Minute)
+	if a := s.Pull(g, image.Reference()); a.Verdict.ID != first.Verdict.ID {
+		t.Errorf("judged again with three minutes to go: %s", a.Verdict.ID)
+	}
+	s.Pass(2 * time.Minute)
+	if a := s.Pull(g, image.Reference()); a.Verdict.ID != first.Verdict.ID {
+		t.Errorf("the pull waited for a new verdict: %s", a.Verdict.ID)
+	}
+	eventually(t, func() (bool, string) {
+		a := s.Pull(g, image.Reference())
+		return a.Verdict.ID != first.Verdict.ID && a.Verdict.ExpiresAt.After(first.Verdict.ExpiresAt), a.Verdict.ID
+	})
+}
+
 func TestRestartLosesNothing(t *testing.T) {
 	s := stage.New(t)
 	base := s.Trusted(s.Image("base/os", nil))
