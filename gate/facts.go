@@ -234,8 +234,9 @@ func (g *Gate) gather(ctx context.Context, route *Route, ref oci.Reference, src 
 	found := evidence.Gather(ctx, route.Collectors, evidence.Subject{
 		Repository: ref.InRepository(), Manifest: m, Index: index, Source: src, Limits: g.Limits.Evidence,
 	})
-	g.findings.put(key, found)
+	// Whoever takes them appends to them: to a copy, not into what is remembered.
 	found.Signatures, found.Attestations = slices.Clip(found.Signatures), slices.Clip(found.Attestations)
+	g.findings.put(key, found)
 	return found
 }
 

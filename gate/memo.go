@@ -151,8 +151,6 @@ func (m *findingsMemo) get(key string) (evidence.Findings, bool) {
 
 func (m *findingsMemo) put(key string, f evidence.Findings) {
 	if len(f.Problems) == 0 {
-		// Whoever takes them appends to them: to a copy, not into this one.
-		f.Signatures, f.Attestations = slices.Clip(f.Signatures), slices.Clip(f.Attestations)
 		m.entries.Add(key, gathered{f, m.now()})
 	}
 }

@@ -7,7 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"unicode"
+
+	"github.com/trustgate/trustgate/internal/jsonkey"
 )
 
 // freeKeys are the members whose own keys people choose. encoding/json reads
@@ -48,7 +49,7 @@ func uniqueKeys(dec *json.Decoder, free bool) error {
 			key, _ = next.(string)
 			spelled := key
 			if !free {
-				spelled = foldKey(key)
+				spelled = jsonkey.Fold(key)
 			}
 			if seen[spelled] {
 				return fmt.Errorf("the key %q appears twice", clip(key, 80))
@@ -61,19 +62,4 @@ func uniqueKeys(dec *json.Decoder, free bool) error {
 	}
 	_, err = dec.Token()
 	return err
-}
-
-// foldKey makes equal what encoding/json takes for the same key: all spellings
-// that Unicode's simple folding joins, which are more than upper and lower case
-// ("layers" may be written with a long s).
-func foldKey(key string) string {
-	return strings.Map(func(r rune) rune {
-		for {
-			next := unicode.SimpleFold(r)
-			if next <= r {
-				return next
-			}
-			r = next
-		}
-	}, key)
 }

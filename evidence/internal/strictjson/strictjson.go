@@ -11,8 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
-	"unicode"
+
+	"github.com/trustgate/trustgate/internal/jsonkey"
 )
 
 // Object reads the members of one JSON object, in no order, and nothing after
@@ -31,7 +31,7 @@ func Object(raw []byte) (map[string]json.RawMessage, error) {
 			return nil, ended(err)
 		}
 		key, _ := tok.(string)
-		same := fold(key)
+		same := jsonkey.Fold(key)
 		if folded[same] {
 			return nil, fmt.Errorf("the key %.80q appears twice", key)
 		}
@@ -84,21 +84,6 @@ func String(raw json.RawMessage) (string, error) {
 	var s string
 	err := json.Unmarshal(raw, &s)
 	return s, err
-}
-
-// fold makes equal what encoding/json takes for the same key: all spellings
-// that Unicode's simple folding joins, which are more than upper and lower case
-// ("subject" may be written with a long s).
-func fold(key string) string {
-	return strings.Map(func(r rune) rune {
-		for {
-			next := unicode.SimpleFold(r)
-			if next <= r {
-				return next
-			}
-			r = next
-		}
-	}, key)
 }
 
 // ended makes a truncated document read like one.
