@@ -96,13 +96,13 @@ func (e *egress) check(req *http.Request) error {
 }
 
 func (e *egress) isUpstream(u *url.URL) bool {
-	return strings.EqualFold(u.Scheme, e.upstream.Scheme) && hostPort(u) == hostPort(e.upstream)
+	return strings.EqualFold(u.Scheme, e.upstream.Scheme) && reach.HostPort(u) == reach.HostPort(e.upstream)
 }
 
 // isTokenServer says whether u may be sent the route's credentials.
 func (e *egress) isTokenServer(u *url.URL) bool {
 	host, up := strings.ToLower(u.Hostname()), strings.ToLower(e.upstream.Hostname())
-	if host == up || slices.Contains(e.tokens, host) || slices.Contains(e.tokens, hostPort(u)) {
+	if host == up || slices.Contains(e.tokens, host) || slices.Contains(e.tokens, reach.HostPort(u)) {
 		return true
 	}
 	if _, err := netip.ParseAddr(host); err == nil {
@@ -122,7 +122,7 @@ func (e *egress) proxied(u *url.URL) bool {
 // environment name may be anywhere.
 func (e *egress) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
-	if named := strings.ToLower(addr); named != hostPort(e.upstream) && !e.proxies[named] {
+	if named := strings.ToLower(addr); named != reach.HostPort(e.upstream) && !e.proxies[named] {
 		dialer.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
 			to, err := netip.ParseAddrPort(address)
 			if err != nil {
@@ -142,20 +142,4 @@ func (e *egress) checkAddr(addr netip.Addr) error {
 		}
 	}
 	return nil
-}
-
-// hostPort is u's host and port in lower case, the port filled in.
-func hostPort(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		switch strings.ToLower(u.Scheme) {
-		case "http":
-			port = "80"
-		case "socks5", "socks5h":
-			port = "1080"
-		default:
-			port = "443"
-		}
-	}
-	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }

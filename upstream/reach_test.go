@@ -112,7 +112,7 @@ func TestHostPort(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := hostPort(u); got != want {
+		if got := reach.HostPort(u); got != want {
 			t.Errorf("%s is %s, not %s", from, got, want)
 		}
 	}

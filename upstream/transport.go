@@ -17,6 +17,8 @@ import (
 	"golang.org/x/net/http/httpproxy"
 	"golang.org/x/net/http2"
 	"oras.land/oras-go/v2/registry/remote/retry"
+
+	"github.com/trustgate/trustgate/internal/reach"
 )
 
 const (
@@ -42,17 +44,10 @@ func newTransport(o Options, upstream *url.URL) (*egress, http.RoundTripper, err
 	environment := httpproxy.FromEnvironment()
 	e := &egress{
 		upstream: upstream, insecure: o.Insecure,
-		proxy: environment.ProxyFunc(), proxies: map[string]bool{},
+		proxy: environment.ProxyFunc(), proxies: reach.Proxies(environment),
 	}
 	for _, host := range o.TokenHosts {
 		e.tokens = append(e.tokens, strings.ToLower(host))
-	}
-	for _, named := range []string{environment.HTTPProxy, environment.HTTPSProxy} {
-		if u, err := url.Parse(named); err == nil && u.Host != "" {
-			e.proxies[hostPort(u)] = true
-		} else if u, err := url.Parse("http://" + named); err == nil && u.Host != "" {
-			e.proxies[hostPort(u)] = true
-		}
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: o.Insecure}
 	if len(o.CA) > 0 {

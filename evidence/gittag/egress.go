@@ -35,14 +35,7 @@ type egress struct {
 
 func newEgress(private bool) *egress {
 	environment := httpproxy.FromEnvironment()
-	e := &egress{private: private, proxy: environment.ProxyFunc(), proxies: map[string]bool{}}
-	for _, named := range []string{environment.HTTPProxy, environment.HTTPSProxy} {
-		if u, err := url.Parse(named); err == nil && u.Host != "" {
-			e.proxies[hostPort(u)] = true
-		} else if u, err := url.Parse("http://" + named); err == nil && u.Host != "" {
-			e.proxies[hostPort(u)] = true
-		}
-	}
+	e := &egress{private: private, proxy: environment.ProxyFunc(), proxies: reach.Proxies(environment)}
 	return e
 }
 
@@ -94,22 +87,4 @@ func (e *egress) checkAddr(addr netip.Addr) error {
 		return &refusal{fmt.Sprintf("it leads to %s, %s", addr, to), "TrustGate never asks there"}
 	}
 	return &refusal{fmt.Sprintf("it leads to %s, %s", addr, to), "allow private git hosts if that is meant to be"}
-}
-
-// hostPort is u's host and port in lower case, the port filled in.
-func hostPort(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		switch strings.ToLower(u.Scheme) {
-		case "http":
-			port = "80"
-		case "git":
-			port = "9418"
-		case "socks5", "socks5h":
-			port = "1080"
-		default:
-			port = "443"
-		}
-	}
-	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }

@@ -16,6 +16,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
+
+	"github.com/trustgate/trustgate/internal/reach"
 )
 
 // session is a conversation with one repository: its refs, then one pack.
@@ -71,7 +73,7 @@ func (s *search) checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(shown) > 200 {
 		shown = shown[:200]
 	}
-	if to.Scheme != from.Scheme || hostPort(to) != hostPort(from) {
+	if to.Scheme != from.Scheme || reach.HostPort(to) != reach.HostPort(from) {
 		return s.meter.saw(&refusal{fmt.Sprintf("it redirects to another host, %q", shown), "build from the URL where the repository is"})
 	}
 	path, ok := strings.CutSuffix(to.EscapedPath(), infoRefs)
@@ -107,7 +109,7 @@ func (d *daemon) AdvertisedReferencesContext(ctx context.Context) (*packp.AdvRef
 	if d.endpoint.Port != 0 {
 		u.Host = fmt.Sprintf("%s:%d", d.endpoint.Host, d.endpoint.Port)
 	}
-	conn, err := d.search.egress.dial(ctx, "tcp", hostPort(&u))
+	conn, err := d.search.egress.dial(ctx, "tcp", reach.HostPort(&u))
 	if err != nil {
 		return nil, d.search.meter.saw(err)
 	}

@@ -2,14 +2,19 @@
 // that a stranger wrote cannot lead into a network that the stranger cannot
 // reach.
 //
-// It classifies. Where a request may go is for whoever makes it, and must be
-// asked for each address that is dialed, not for the name.
+// It classifies, and writes places the way in which they are dialed. Where a
+// request may go is for whoever makes it, and must be asked for each address that
+// is dialed, not for the name.
 package reach
 
 import (
+	"net"
 	"net/netip"
+	"net/url"
 	"slices"
+	"strings"
 
+	"golang.org/x/net/http/httpproxy"
 	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
@@ -82,4 +87,36 @@ func embedded(addr netip.Addr) netip.Addr {
 		return netip.AddrFrom4([4]byte(b[2:6]))
 	}
 	return addr
+}
+
+// HostPort is u's host and port in lower case, the port filled in.
+func HostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		switch strings.ToLower(u.Scheme) {
+		case "http":
+			port = "80"
+		case "git":
+			port = "9418"
+		case "socks5", "socks5h":
+			port = "1080"
+		default:
+			port = "443"
+		}
+	}
+	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+}
+
+// Proxies are the hosts and ports of the environment's proxies, which may be
+// anywhere.
+func Proxies(environment *httpproxy.Config) map[string]bool {
+	proxies := map[string]bool{}
+	for _, named := range []string{environment.HTTPProxy, environment.HTTPSProxy} {
+		if u, err := url.Parse(named); err == nil && u.Host != "" {
+			proxies[HostPort(u)] = true
+		} else if u, err := url.Parse("http://" + named); err == nil && u.Host != "" {
+			proxies[HostPort(u)] = true
+		}
+	}
+	return proxies
 }
