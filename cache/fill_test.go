@@ -463,6 +463,7 @@ func TestDamageInAVerifiedBlob(t *testing.T) {
 		if _, err := pull(t, c, d, up); err != nil {
 			t.Fatal(err)
 		}
+		c.owned.Wait() // or the next pull joins the check that has just ended
 		p.overwrite(t, d.Digest, flipped(raw, 7))
 		if got, err := pull(t, c, d, up); err != nil || !bytes.Equal(got, raw) || up.fetched.Load() != 2 {
 			t.Fatalf("%v after %d fetches", err, up.fetched.Load())
