@@ -323,12 +323,12 @@ func (f *fill) finish(err error) {
 	defer f.mu.Unlock()
 	f.verified, f.err = err == nil, err
 	f.announce()
+	close(f.done) // first: whoever was let go by opened asks whether it is done
 	select {
 	case <-f.opened:
 	default:
 		close(f.opened)
 	}
-	close(f.done)
 }
 
 // ended says whether the outcome is known.
