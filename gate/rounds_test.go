@@ -13,6 +13,8 @@ import (
 	"github.com/trustgate/trustgate/internal/shipyard"
 	"github.com/trustgate/trustgate/internal/stage"
 	"github.com/trustgate/trustgate/policy"
+	"github.com/trustgate/trustgate/signing"
+	"github.com/trustgate/trustgate/upstream"
 )
 
 // rounds counts how many requests had to wait for one another: a request comes
@@ -45,6 +47,23 @@ func (r *rounds) reset() {
 	r.answered, r.asked = 0, nil
 }
 
+// refer signs the image in a referrer, beside what else there is.
+func refer(s *stage.Stage, image *shipyard.Image) {
+	s.Helper()
+	ctx := s.Context()
+	up, err := upstream.New(upstream.Options{Registry: image.Registry, URL: "http://" + s.Registry.Addr, Insecure: true})
+	s.Must(err)
+	repository, err := up.Repository(image.Repository)
+	s.Must(err)
+	subject, err := repository.Manifest(ctx, image.Digest.String())
+	s.Must(err)
+	signature, err := s.Release.Sign(image.Digest, image.Reference())
+	s.Must(err)
+	artifact, blobs, err := signing.Referrer(signature, subject.Descriptor(), s.Now())
+	s.Must(err)
+	s.Must(repository.Attach(ctx, artifact, blobs...))
+}
+
 // TestRounds: whatever evidence there is, a cold admission waits for the upstream
 // a bounded number of times in a row, and once more for each parent.
 func TestRounds(t *testing.T) {
@@ -57,6 +76,9 @@ func TestRounds(t *testing.T) {
 	index, err := s.Registry.PushIndex(t.Context(), "listed", "1", []string{"linux/amd64"}, []v1.Image{listed}...)
 	s.Must(err)
 	s.Trusted(index, base)
+	for _, image := range []*shipyard.Image{base, app, index} {
+		refer(s, image)
+	}
 
 	r := &rounds{delay: 100 * time.Millisecond}
 	s.Upstream.Interpose(r.watch)
@@ -64,8 +86,8 @@ func TestRounds(t *testing.T) {
 		image *shipyard.Image
 		most  int
 	}{
-		// The tag; the config beside the lists of evidence; the tag that stands in
-		// for this registry's referrers API; the layers.
+		// The tag; the config beside the lists of evidence; what they list; its
+		// blobs.
 		{base, 4},
 		{app, 6},   // two more for its parent, by digest
 		{index, 5}, // one more for the image in it; its parent is judged already

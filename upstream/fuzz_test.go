@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode"
@@ -22,12 +23,12 @@ type answers struct {
 	code   int
 	header http.Header
 	body   []byte
-	pages  int
+	pages  atomic.Int64
 }
 
 func (a *answers) RoundTrip(r *http.Request) (*http.Response, error) {
 	header := a.header.Clone()
-	if a.pages++; a.pages >= 3 {
+	if a.pages.Add(1) >= 3 {
 		header.Del("Link")
 	}
 	return &http.Response{

@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net/http"
 	"slices"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	"oras.land/oras-go/v2/errdef"
@@ -34,9 +35,21 @@ func (p *Repository) Referrers(ctx context.Context, d digest.Digest, artifactTyp
 		return nil, err
 	}
 	c := p.call("listing the referrers of", d.String())
+	ctx, cancel := context.WithCancel(ctx)
+	byTag := sync.OnceValues(func() ([]oci.Descriptor, error) { return p.referrersByTag(ctx, d) })
+	// A registry that has not yet shown its API is asked in both ways at once: a
+	// pull that waits should not wait for the one answer before the other.
+	var early sync.WaitGroup
+	defer early.Wait()
+	defer cancel()
+	if !p.registry.listsReferrers.Load() {
+		early.Go(func() { byTag() })
+	}
 	list, err := p.referrersByAPI(ctx, c, d, artifactType)
 	if errors.Is(err, errNoReferrersAPI) {
-		list, err = p.referrersByTag(ctx, d)
+		list, err = byTag()
+	} else if err == nil {
+		p.registry.listsReferrers.Store(true)
 	}
 	if err != nil {
 		return nil, err

@@ -94,7 +94,7 @@ func TestReferrers(t *testing.T) {
 					t.Errorf("listed %v, %v", all, err)
 				}
 				got := h.asked()
-				if got[0] != referrersPath(h.image.Digest) {
+				if !slices.Contains(got, referrersPath(h.image.Digest)) {
 					t.Errorf("asked %q", got)
 				}
 				if fallback := "GET /v2/acme/app/manifests/sha256-" + h.image.Digest.Encoded(); slices.Contains(got, fallback) != tc.tag {
@@ -105,7 +105,7 @@ func TestReferrers(t *testing.T) {
 				if err != nil || !slices.Equal(digests(some), sorted(first, second)) {
 					t.Errorf("listed %v, %v", some, err)
 				}
-				if got := h.asked(); got[0] != referrersPath(h.image.Digest)+"?artifactType="+url.QueryEscape(sbom) {
+				if got := h.asked(); !slices.Contains(got, referrersPath(h.image.Digest)+"?artifactType="+url.QueryEscape(sbom)) {
 					t.Errorf("asked %q", got)
 				}
 				for _, d := range some {
@@ -243,7 +243,7 @@ func TestReferrersThatCannotBeTrusted(t *testing.T) {
 			wants(t, err, tc.kind, tc.temporary)
 			says(t, err, tc.says, "registry.example.com/acme/app@"+subject.String())
 			keepsQuiet(t, err, "f00dfeed")
-			if got := seen.asked(); len(got) > 64 {
+			if got := referrersOnly(seen.asked()); len(got) > 64 {
 				t.Errorf("asked %d times", len(got))
 			}
 		})
@@ -263,10 +263,15 @@ func TestReferrersThatCannotBeTrusted(t *testing.T) {
 		})))
 		_, err := app(t, addr, nil).Referrers(t.Context(), subject, "")
 		wants(t, err, oci.ErrManifest, false)
-		if got := seen.asked(); len(got) != 3 {
+		if got := referrersOnly(seen.asked()); len(got) != 3 {
 			t.Errorf("asked %d times", len(got))
 		}
 	})
+}
+
+// referrersOnly leaves out the tag that is asked for at the same time.
+func referrersOnly(asked []string) []string {
+	return slices.DeleteFunc(asked, func(request string) bool { return !strings.Contains(request, "/referrers/") })
 }
 
 // A registry whose replicas do not all have the referrers API must not lose
@@ -302,7 +307,7 @@ func TestReferrersThatBreakOff(t *testing.T) {
 				_, err := app(t, addr, nil).Referrers(t.Context(), subject, "")
 				wants(t, err, upstream.ErrUnavailable, true)
 				says(t, err, "breaks off")
-				if got := seen.asked(); len(got) != 2 {
+				if got := referrersOnly(seen.asked()); len(got) != 2 {
 					t.Errorf("asked %q", got)
 				}
 			})

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -55,6 +56,8 @@ type Registry struct {
 	plain  *http.Client // without authentication
 	client *auth.Client
 	slots  chan struct{}
+
+	listsReferrers atomic.Bool // its referrers API has answered
 
 	probed struct {
 		sync.Mutex
