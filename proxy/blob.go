@@ -21,7 +21,7 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, repository oci.Re
 	if err != nil {
 		return err
 	}
-	granted, err := h.gate.Blob(r.Context(), repository, d, client(r))
+	granted, err := h.gate.Blob(r.Context(), repository, d, Client(r))
 	if err != nil {
 		return err
 	}

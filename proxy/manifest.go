@@ -23,7 +23,7 @@ func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, repository oc
 	if err != nil {
 		return err
 	}
-	admission, err := h.gate.Admit(r.Context(), gate.Request{Reference: ref, Client: client(r)})
+	admission, err := h.gate.Admit(r.Context(), gate.Request{Reference: ref, Client: Client(r)})
 	if err != nil {
 		return err
 	}

@@ -132,8 +132,8 @@ func (h *Handler) base(w http.ResponseWriter, r *http.Request) {
 	writeBody(w, r, http.StatusOK, []byte("{}"))
 }
 
-// client is who asks, as far as the connection proves it.
-func client(r *http.Request) policy.Client {
+// Client is who asks, as far as the connection proves it.
+func Client(r *http.Request) policy.Client {
 	c := policy.Client{Address: r.RemoteAddr, UserAgent: clip(r.UserAgent(), 256)}
 	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
 		c.Address = host

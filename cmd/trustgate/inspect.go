@@ -1,20 +1,16 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"github.com/trustgate/trustgate/api"
 	"github.com/trustgate/trustgate/gate"
-	"github.com/trustgate/trustgate/ledger"
 	"github.com/trustgate/trustgate/oci"
-	"github.com/trustgate/trustgate/policy"
 )
 
 func newInspect() *cobra.Command {
@@ -55,31 +51,8 @@ With -o json, "input" is the document that the rules saw.`,
 	return c
 }
 
-// report is what is known about one image.
-type report struct {
-	Reference string        `json:"reference"`
-	Digest    digest.Digest `json:"digest"`
-	Kind      oci.Kind      `json:"kind"`
-	Platform  string        `json:"platform,omitempty"`
-	Verdict   verdict       `json:"verdict"`
-	Input     *policy.Input `json:"input"`
-	Images    []*report     `json:"images,omitempty"` // of an index
-}
-
-// verdict is one as it is shown.
-type verdict struct {
-	Decision    string            `json:"decision"`
-	Action      policy.Action     `json:"action"`
-	BeforeMode  policy.Action     `json:"before_mode"`
-	Reasons     []policy.Reason   `json:"reasons"`
-	Annotations map[string]string `json:"annotations"`
-	JudgedAt    time.Time         `json:"judged_at"`
-	ExpiresAt   time.Time         `json:"expires_at"`
-	Stale       bool              `json:"stale,omitempty"`
-}
-
 // inspect admits an image as a pull would; fresh is for what has just changed.
-func inspect(c *cobra.Command, image string, fresh bool) (found *report, err error) {
+func inspect(c *cobra.Command, image string, fresh bool) (found *api.Image, err error) {
 	ref, err := imageReference(image)
 	if err != nil {
 		return nil, &usageError{c.CommandPath(), err}
@@ -89,7 +62,7 @@ func inspect(c *cobra.Command, image string, fresh bool) (found *report, err err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	return s.inspect(c.Context(), ref, fresh)
+	return s.api().Image(c.Context(), gate.Request{Reference: ref, Fresh: fresh})
 }
 
 // imageReference reads an image as people write it.
@@ -104,62 +77,8 @@ func imageReference(image string) (oci.Reference, error) {
 	return ref, nil
 }
 
-func (s *service) inspect(ctx context.Context, ref oci.Reference, fresh bool) (*report, error) {
-	a, err := s.gate.Admit(ctx, gate.Request{Reference: ref, Fresh: fresh})
-	if err != nil {
-		return nil, err
-	}
-	r := &report{
-		Reference: a.Reference.String(), Digest: a.Reference.Digest(), Kind: a.Manifest.Kind, Platform: a.Platform,
-		Verdict: verdict{
-			Decision: a.Verdict.ID, Action: a.Verdict.Action, BeforeMode: a.Verdict.BeforeMode,
-			Reasons: orEmpty(a.Verdict.Reasons), Annotations: a.Verdict.Annotations,
-			JudgedAt: a.Verdict.JudgedAt, ExpiresAt: a.Verdict.ExpiresAt, Stale: a.Verdict.Stale,
-		},
-	}
-	if a.Verdict.ID != "" {
-		if r.Input, err = readInput(ctx, s.ledger, a.Verdict.ID); err != nil {
-			return nil, err
-		}
-	}
-	for _, child := range a.Children {
-		image := &report{
-			Reference: a.Reference.WithDigest(child.Digest).String(), Digest: child.Digest, Kind: oci.KindImage, Platform: child.Platform,
-			Verdict: verdict{Decision: child.Decision, Action: child.Action, Reasons: orEmpty(child.Reasons)},
-		}
-		if j, err := s.ledger.Get(ctx, child.Decision); err == nil {
-			image.Verdict.BeforeMode = policy.Action(j.BeforeMode)
-			image.Verdict.JudgedAt, image.Verdict.ExpiresAt = j.JudgedAt, j.ExpiresAt
-			if image.Input, err = readInput(ctx, s.ledger, child.Decision); err != nil {
-				return nil, err
-			}
-		}
-		r.Images = append(r.Images, image)
-	}
-	return r, nil
-}
-
-func readInput(ctx context.Context, from *ledger.Ledger, id string) (*policy.Input, error) {
-	raw, err := from.Input(ctx, id)
-	if err != nil {
-		return nil, fmt.Errorf("reading what decision %s was made of: %w", id, err)
-	}
-	var input policy.Input
-	if err := json.Unmarshal(raw, &input); err != nil {
-		return nil, fmt.Errorf("reading what decision %s was made of: %w", id, err)
-	}
-	return &input, nil
-}
-
-func orEmpty[T any](list []T) []T {
-	if list == nil {
-		return []T{}
-	}
-	return list
-}
-
 // writeTree shows a report as the tree that trust is.
-func writeTree(w io.Writer, r *report) error {
+func writeTree(w io.Writer, r *api.Image) error {
 	p := paint(w)
 	t := &tree{palette: p}
 	title := p.bold(plain(r.Reference))

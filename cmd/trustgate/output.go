@@ -40,6 +40,14 @@ func (f *format) Set(s string) error {
 
 func (f *format) json() bool { return *f == "json" }
 
+// orEmpty keeps null out of JSON lists.
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
 func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")

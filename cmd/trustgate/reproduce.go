@@ -122,7 +122,7 @@ func (s *service) reproduce(ctx context.Context, ref oci.Reference, o reproduceO
 	if err != nil {
 		return nil, err
 	}
-	input, err := readInput(ctx, s.ledger, a.Verdict.ID)
+	input, err := s.api().Input(ctx, a.Verdict.ID)
 	if err != nil {
 		return nil, err
 	}

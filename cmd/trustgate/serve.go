@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -19,8 +20,10 @@ import (
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/trustgate/trustgate/api"
 	"github.com/trustgate/trustgate/cmd/trustgate/config"
 	"github.com/trustgate/trustgate/oci"
+	"github.com/trustgate/trustgate/proxy"
 )
 
 func newServe() *cobra.Command {
@@ -136,7 +139,7 @@ func (s *service) publicServer(ctx context.Context) *http.Server {
 	return &http.Server{
 		// The handler sees the path as it was sent; a mux would clean it and
 		// redirect.
-		Handler:           s.handler,
+		Handler:           s.withAPI(s.handler, false),
 		Protocols:         protocols,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       time.Minute, // requests have no bodies to speak of
@@ -145,6 +148,18 @@ func (s *service) publicServer(ctx context.Context) *http.Server {
 		ErrorLog:          zap.NewStdLog(s.log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))),
 		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 	}
+}
+
+// withAPI answers the JSON API beside what else a listener answers.
+func (s *service) withAPI(rest http.Handler, operator bool) http.Handler {
+	documents := api.HTTP{API: *s.api(), Client: proxy.Client, Operator: operator, Log: s.log}.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, api.Prefix) {
+			documents.ServeHTTP(w, r)
+			return
+		}
+		rest.ServeHTTP(w, r)
+	})
 }
 
 // serverTLS loads the certificate anew for each handshake that comes later than
@@ -215,7 +230,7 @@ func (s *service) adminServer(ready *atomic.Bool) *http.Server {
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	return &http.Server{
-		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: s.withAPI(mux, true), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: zap.NewStdLog(s.log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))),
 	}
 }

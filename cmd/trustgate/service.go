@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
+	"github.com/trustgate/trustgate/api"
 	"github.com/trustgate/trustgate/attest"
 	"github.com/trustgate/trustgate/cache"
 	"github.com/trustgate/trustgate/cmd/trustgate/config"
@@ -176,6 +177,8 @@ func (s *service) gateOptions(routes []gate.Route, t *trust) gate.Options {
 	}
 	return o
 }
+
+func (s *service) api() *api.API { return &api.API{Gate: s.gate, Ledger: s.ledger} }
 
 // close ends everything in the order in which it depends on each other.
 func (s *service) close() error {

@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trustgate/trustgate/api"
 	"github.com/trustgate/trustgate/evidence/packages"
-	"github.com/trustgate/trustgate/policy"
 )
 
 func newSource() *cobra.Command {
@@ -48,7 +48,10 @@ layers.`,
 		if err != nil {
 			return err
 		}
-		sources := sourcesOf(found)
+		sources, err := new(api.API).Sources(c.Context(), found, false)
+		if err != nil {
+			return err
+		}
 		if len(sources) == 0 {
 			return fmt.Errorf("%s is evidence, which has no source", args[0])
 		}
@@ -70,28 +73,7 @@ layers.`,
 	return c
 }
 
-// sourced is the source of one image; an index has one for each platform.
-type sourced struct {
-	Reference string `json:"reference"`
-	Platform  string `json:"platform"`
-	policy.Source
-}
-
-func sourcesOf(r *report) []sourced {
-	var list []sourced
-	images := r.Images
-	if len(images) == 0 {
-		images = []*report{r}
-	}
-	for _, image := range images {
-		if image.Input != nil {
-			list = append(list, sourced{image.Reference, image.Platform, image.Input.Source})
-		}
-	}
-	return list
-}
-
-func writeSources(w io.Writer, sources []sourced) error {
+func writeSources(w io.Writer, sources []api.Source) error {
 	p := paint(w)
 	for i, s := range sources {
 		if i > 0 {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/trustgate/trustgate/api"
 	"github.com/trustgate/trustgate/policy"
 )
 
@@ -54,7 +55,7 @@ func (t *tree) String() string {
 }
 
 // image adds everything about one image.
-func (t *tree) image(r *report) {
+func (t *tree) image(r *api.Image) {
 	if in := r.Input; in != nil {
 		t.signatures(in)
 		t.build(&in.Build)

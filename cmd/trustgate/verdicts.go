@@ -2,19 +2,17 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"github.com/trustgate/trustgate/api"
 	"github.com/trustgate/trustgate/ledger"
 	"github.com/trustgate/trustgate/oci"
-	"github.com/trustgate/trustgate/policy"
 )
 
 func newVerdicts() *cobra.Command {
@@ -25,55 +23,6 @@ func newVerdicts() *cobra.Command {
 	}
 	c.AddCommand(newVerdictsList(), newVerdictsShow())
 	return c
-}
-
-// recorded is a judgement as it is shown.
-type recorded struct {
-	Decision    string            `json:"decision"`
-	Reference   string            `json:"reference"`
-	Digest      digest.Digest     `json:"digest"`
-	Action      policy.Action     `json:"action"`
-	BeforeMode  policy.Action     `json:"before_mode"`
-	Reasons     []policy.Reason   `json:"reasons"`
-	Annotations map[string]string `json:"annotations,omitempty"`
-	JudgedAt    time.Time         `json:"judged_at"`
-	ExpiresAt   time.Time         `json:"expires_at"`
-	Took        float64           `json:"took_seconds"`
-	Policy      string            `json:"policy_revision"`
-	Trust       string            `json:"trust_revision"`
-	InputDigest digest.Digest     `json:"input_digest"`
-	Pulls       []pulls           `json:"pulls,omitempty"`
-	Input       json.RawMessage   `json:"input,omitempty"`
-}
-
-type pulls struct {
-	Client string    `json:"client"`
-	Count  int64     `json:"count"`
-	First  time.Time `json:"first"`
-	Last   time.Time `json:"last"`
-}
-
-func record(j ledger.Judgement) (recorded, error) {
-	reference := j.Name
-	if j.Tag != "" {
-		reference += ":" + j.Tag
-	}
-	r := recorded{
-		Decision: j.ID, Reference: reference, Digest: j.Digest,
-		Action: policy.Action(j.Action), BeforeMode: policy.Action(j.BeforeMode), Reasons: []policy.Reason{},
-		JudgedAt: j.JudgedAt, ExpiresAt: j.ExpiresAt, Took: j.Took.Seconds(),
-		Policy: j.PolicyRevision, Trust: j.TrustRevision, InputDigest: j.InputDigest,
-	}
-	for _, part := range []struct {
-		raw  json.RawMessage
-		into any
-	}{{j.Reasons, &r.Reasons}, {j.Annotations, &r.Annotations}} {
-		if err := json.Unmarshal(part.raw, part.into); err != nil {
-			return r, fmt.Errorf("reading decision %s: %w", j.ID, err)
-		}
-	}
-	r.Reasons = orEmpty(r.Reasons)
-	return r, nil
 }
 
 // withLedger opens the ledger of the configuration for the time of f.
@@ -105,7 +54,7 @@ func newVerdictsList() *cobra.Command {
 	_ = c.RegisterFlagCompletionFunc("action", cobra.FixedCompletions([]string{"serve", "annotate", "block"}, cobra.ShellCompDirectiveNoFileComp))
 	out := addOutput(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		filter, err := verdictFilter(*image, *action, *since)
+		filter, err := api.ParseFilter(*image, *action, *since, time.Now())
 		if err != nil {
 			return &usageError{c.CommandPath(), err}
 		}
@@ -113,17 +62,9 @@ func newVerdictsList() *cobra.Command {
 			return &usageError{c.CommandPath(), errors.New("--limit must be 1 or more")}
 		}
 		return withLedger(c, func(ctx context.Context, l *ledger.Ledger) error {
-			judgements, err := l.List(ctx, filter)
+			list, err := (&api.API{Ledger: l}).Verdicts(ctx, filter)
 			if err != nil {
 				return err
-			}
-			list := []recorded{}
-			for _, j := range judgements {
-				r, err := record(j)
-				if err != nil {
-					return err
-				}
-				list = append(list, r)
 			}
 			if out.json() {
 				return writeJSON(c.OutOrStdout(), list)
@@ -134,35 +75,7 @@ func newVerdictsList() *cobra.Command {
 	return c
 }
 
-func verdictFilter(image, action, since string) (ledger.Filter, error) {
-	f := ledger.Filter{Action: action}
-	if action != "" && action != string(policy.Serve) && action != string(policy.Annotate) && action != string(policy.Block) {
-		return f, fmt.Errorf("--action is %q; it must be serve, annotate or block", action)
-	}
-	if image != "" {
-		ref, err := oci.ParseReference(image)
-		if err != nil {
-			return f, err
-		}
-		f.Name, f.Tag, f.Digest = ref.Name(), ref.Tag(), ref.Digest()
-	}
-	if since == "" {
-		return f, nil
-	}
-	if d, err := time.ParseDuration(since); err == nil {
-		f.Since = time.Now().Add(-d)
-		return f, nil
-	}
-	for _, layout := range []string{time.DateOnly, time.RFC3339} {
-		if t, err := time.ParseInLocation(layout, since, time.Local); err == nil {
-			f.Since = t
-			return f, nil
-		}
-	}
-	return f, fmt.Errorf("--since is %q; write it as 24h, 2027-01-31 or 2027-01-31T12:00:00Z", since)
-}
-
-func writeVerdicts(w, notes io.Writer, list []recorded, limit int) error {
+func writeVerdicts(w, notes io.Writer, list []api.Recorded, limit int) error {
 	if len(list) == 0 {
 		_, err := fmt.Fprintln(notes, "no verdict fits")
 		return err
@@ -215,29 +128,15 @@ such as tg-7qk2m4x9pd3ws.`,
 	return c
 }
 
-func lookUp(ctx context.Context, l *ledger.Ledger, id string) (recorded, error) {
-	j, err := l.Get(ctx, id)
+func lookUp(ctx context.Context, l *ledger.Ledger, id string) (api.Recorded, error) {
+	r, err := (&api.API{Ledger: l}).Verdict(ctx, id)
 	if errors.Is(err, oci.ErrNotFound) {
-		return recorded{}, fmt.Errorf("the ledger has no decision %q; 'trustgate verdicts list' shows what it has", id)
-	}
-	if err != nil {
-		return recorded{}, err
-	}
-	r, err := record(j)
-	if err != nil {
-		return r, err
-	}
-	if r.Input, err = l.Input(ctx, id); err != nil {
-		return r, err
-	}
-	counted, err := l.Pulls(ctx, id)
-	for _, p := range counted {
-		r.Pulls = append(r.Pulls, pulls(p))
+		return r, fmt.Errorf("the ledger has no decision %q; 'trustgate verdicts list' shows what it has", id)
 	}
 	return r, err
 }
 
-func writeVerdict(w io.Writer, r recorded) error {
+func writeVerdict(w io.Writer, r api.Recorded) error {
 	p := paint(w)
 	fmt.Fprintf(w, "%s\n%s by decision %s\n", p.bold(plain(r.Reference+"@"+r.Digest.String())), p.action(r.Action, 0), r.Decision)
 	fmt.Fprintf(w, "  judged   %s (%s), in %.3f s\n", r.JudgedAt.Local().Format(time.DateTime), ago(r.JudgedAt), r.Took)

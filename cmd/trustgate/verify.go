@@ -8,6 +8,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"github.com/trustgate/trustgate/api"
 	"github.com/trustgate/trustgate/policy"
 )
 
@@ -66,10 +67,10 @@ type verification struct {
 	Errors     []policy.Problem   `json:"errors"`
 }
 
-func verifications(r *report, signer string) []verification {
+func verifications(r *api.Image, signer string) []verification {
 	images := r.Images
 	if len(images) == 0 {
-		images = []*report{r}
+		images = []*api.Image{r}
 	}
 	var list []verification
 	for _, image := range images {
