@@ -27,6 +27,7 @@ unit:
 
 e2e:
 	./e2e/tools.sh
+	./e2e/debian.sh
 	cd e2e && $(GO) test -count=1 -timeout 20m ./...
 
 # Every fuzz target for FUZZ each.

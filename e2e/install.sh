@@ -10,7 +10,7 @@ if ! command -v apt-get >/dev/null 2>&1; then
 	exit 1
 fi
 
-packages='gcc libc6-dev openssh-client skopeo podman buildah containerd runc gnupg gpg-agent git busybox-static ca-certificates'
+packages='gcc libc6-dev openssh-client skopeo podman buildah containerd runc gnupg gpg-agent git busybox-static ca-certificates debootstrap debian-archive-keyring'
 missing=
 for package in $packages; do
 	case $(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true) in
