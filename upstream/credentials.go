@@ -26,6 +26,8 @@ type Credentials struct {
 
 	// Anonymous is the zero value, spelled out.
 	Anonymous bool
+
+	client bool // who pulls has brought its own
 }
 
 // maxPasswordFile bounds the password, in bytes.
@@ -50,6 +52,8 @@ func (c Credentials) check() error {
 // advice says what may help when the registry wants other credentials.
 func (c Credentials) advice(host string) string {
 	switch {
+	case c.client:
+		return "check that it exists and that your credentials for the gate are those of " + host
 	case c.DockerConfig != "":
 		return fmt.Sprintf("check that it exists and that %s has credentials for %s that may read it (docker login %s)", c.DockerConfig, host, host)
 	case c.Username != "":

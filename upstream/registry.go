@@ -110,6 +110,26 @@ func New(o Options) (*Registry, error) {
 	return r, nil
 }
 
+// As is the same registry, asked with a client's own user name and password, or
+// without any when both are empty. Connections are shared, tokens are not.
+func (r *Registry) As(username, password string) *Registry {
+	own := &Registry{
+		name: r.name, base: r.base, host: r.host, credentials: Credentials{client: true},
+		manifestLimit: r.manifestLimit, egress: r.egress, plain: r.plain, slots: r.slots,
+	}
+	own.client = &auth.Client{
+		Client: r.plain, Header: r.client.Header, Cache: &tokens{}, ClientID: r.client.ClientID,
+		BlockedRealmPrefixes: r.client.BlockedRealmPrefixes,
+		Credential: func(_ context.Context, asked string) (auth.Credential, error) {
+			if asked != r.host {
+				return auth.EmptyCredential, nil
+			}
+			return auth.Credential{Username: username, Password: password}, nil
+		},
+	}
+	return own
+}
+
 func parseBase(o Options) (*url.URL, error) {
 	base, err := url.Parse(o.URL)
 	switch {
