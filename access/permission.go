@@ -42,8 +42,8 @@ type grantKey struct {
 }
 
 type grant struct {
-	at       time.Time
-	identity string
+	at, until time.Time // of the consent, and when to ask again
+	identity  string
 }
 
 func newGrants(recheck, stale time.Duration, now func() time.Time) *grants {
@@ -63,8 +63,8 @@ func (a *Access) permitted(r *http.Request, c *policy.Client, decides *upstream.
 	}
 	g := a.grants
 	key := grantKey{loginKey(repository.Registry(), username, password), repository.Name()}
-	known, before := g.get(key)
-	if before && g.now().Sub(known.at) < g.recheck {
+	known, before := g.given.Get(key)
+	if before && g.now().Before(known.until) {
 		if known.identity != "" {
 			c.Identity = known.identity
 		}
@@ -80,7 +80,9 @@ func (a *Access) permitted(r *http.Request, c *policy.Client, decides *upstream.
 	case err == nil:
 		known = asked.(grant)
 	case errors.Is(err, upstream.ErrUnavailable) && before && g.now().Sub(known.at) < g.stale:
-		// It has consented before, and cannot be asked now.
+		// It has consented before, and cannot be asked now; not for each pull.
+		known.until = g.now().Add(g.recheck)
+		g.given.Add(key, known)
 	case errors.Is(err, upstream.ErrUnauthorized) && username == "":
 		return a.challenge(r, repository.Registry(), "log in to the gate with your credentials for "+repository.Registry()+": "+err.Error())
 	default:
@@ -101,7 +103,7 @@ func (g *grants) ask(ctx context.Context, key grantKey, decides *upstream.Regist
 		g.logins.Add(key.login, as)
 	}
 	g.mu.Unlock()
-	given := grant{at: g.now()}
+	given := grant{at: g.now(), until: g.now().Add(g.recheck)}
 	from, err := as.Repository(repository.Repository())
 	if err != nil {
 		return given, err
@@ -120,8 +122,6 @@ func (g *grants) ask(ctx context.Context, key grantKey, decides *upstream.Regist
 	g.given.Add(key, given)
 	return given, nil
 }
-
-func (g *grants) get(key grantKey) (grant, bool) { return g.given.Get(key) }
 
 // brought are the credentials for the registry that a request carries: in a
 // token that the gate sealed for this very registry, or as they are. Both are
