@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/trustgate/trustgate/cache"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/policy"
 	"github.com/trustgate/trustgate/upstream"
@@ -44,8 +45,8 @@ type Pushed struct {
 // Push hands a manifest on to the upstream. What is to be judged is judged as a
 // pull of it would be, before the upstream has it; the verdict is recorded.
 //
-// Errors are those of Admit, or match ErrPush, ErrIncomplete or oci.ErrDigest,
-// or are a *BlockedError or an *upstream.RefusedError.
+// Errors are those of Admit, or match ErrPush or ErrIncomplete, or are a
+// *BlockedError or an *upstream.RefusedError.
 func (g *Gate) Push(ctx context.Context, p Push) (*Pushed, error) {
 	route, err := g.route(p.Reference)
 	if err != nil {
@@ -57,7 +58,7 @@ func (g *Gate) Push(ctx context.Context, p Push) (*Pushed, error) {
 	}
 	want := p.Reference.Digest()
 	if got := oci.DigestOf(p.Raw, want); want != "" && got != want {
-		return nil, fmt.Errorf("%w: the manifest hashes to %s, not to %s", oci.ErrDigest, got, want)
+		return nil, fmt.Errorf("%w: %w: the manifest hashes to %s, not to %s", ErrPush, cache.ErrDigest, got, want)
 	}
 	m, err := oci.ParseManifest(p.Raw, p.MediaType, want)
 	if err == nil {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/trustgate/trustgate/cache"
+	"github.com/trustgate/trustgate/gate"
 	"github.com/trustgate/trustgate/oci"
 )
 
@@ -22,6 +24,10 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, repository oci.Re
 		return err
 	}
 	granted, err := h.gate.Blob(r.Context(), repository, d, client(r))
+	if errors.As(err, new(*gate.BlockedError)) && r.Method == http.MethodHead && h.mayWrite(r, repository) == nil {
+		// Clients that push look first, and give up on any answer but yes and no.
+		return fmt.Errorf("%s is withheld: %w", d, oci.ErrNotFound)
+	}
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/trustgate/trustgate/gate"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/policy"
+	"github.com/trustgate/trustgate/upstream"
 )
 
 // Gate is what the proxy asks.
@@ -31,6 +32,7 @@ type Gate interface {
 	Referrers(ctx context.Context, repository oci.Reference, d digest.Digest, artifactType string) ([]oci.Descriptor, error)
 	Signatures(ctx context.Context, repository oci.Reference, d digest.Digest) ([][]byte, error)
 	AddSignature(ctx context.Context, repository oci.Reference, d digest.Digest, signature []byte) error
+	Pushes
 }
 
 // Options are a proxy's parts.
@@ -39,6 +41,10 @@ type Options struct {
 	Routes  []Route
 	Metrics *Metrics // nil counts nothing
 	Log     *zap.Logger
+
+	Uploads       *UploadKey       // seals uploads that are under way; nil makes one
+	ManifestLimit int64            // bytes of a manifest that is pushed; upstream.DefaultManifestLimit when zero
+	Now           func() time.Time // nil means time.Now
 }
 
 // Handler answers the registry API below /v2/.
@@ -47,6 +53,10 @@ type Handler struct {
 	routes  routes
 	metrics *Metrics
 	log     *zap.Logger
+
+	uploads       *UploadKey
+	manifestLimit int64
+	now           func() time.Time
 }
 
 // New makes a handler.
@@ -58,7 +68,21 @@ func New(options Options) (*Handler, error) {
 	if options.Log == nil {
 		options.Log = zap.NewNop()
 	}
-	return &Handler{gate: options.Gate, routes: routes, metrics: options.Metrics, log: options.Log}, nil
+	if options.Uploads == nil {
+		if options.Uploads, err = NewUploadKey(); err != nil {
+			return nil, err
+		}
+	}
+	if options.ManifestLimit <= 0 {
+		options.ManifestLimit = upstream.DefaultManifestLimit
+	}
+	if options.Now == nil {
+		options.Now = time.Now
+	}
+	return &Handler{
+		gate: options.Gate, routes: routes, metrics: options.Metrics, log: options.Log,
+		uploads: options.Uploads, manifestLimit: options.ManifestLimit, now: options.Now,
+	}, nil
 }
 
 // ServeHTTP implements http.Handler: parse, admit, answer.
@@ -85,10 +109,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, call call) {
 	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
 	adds := r.Method == http.MethodPut && call.operation == opSignatures
-	if !(reads || adds) || call.operation == opUpload {
-		w.Header().Set("Allow", "GET, HEAD")
-		writeError(w, r, http.StatusMethodNotAllowed, codeUnsupported,
-			"this gate is for pulling; push to the registry behind it", "")
+	writes := changes(r.Method, call)
+	if reads = reads && call.operation != opUpload; !(reads || adds || writes) || (writes && !h.routes.takesPushes) {
+		h.fail(w, r, call, errReadOnly)
 		return
 	}
 	repository, err := h.routes.repository(r, call.name)
@@ -100,16 +123,18 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, call call) {
 		// https://github.com/opencontainers/distribution-spec/blob/main/spec.md#registry-proxying
 		w.Header().Set("OCI-Namespace", repository.Registry())
 	}
-	switch call.operation {
-	case opManifest:
+	switch {
+	case writes:
+		err = h.push(w, r, repository, call)
+	case call.operation == opManifest:
 		err = h.manifest(w, r, repository, call.reference)
-	case opBlob:
+	case call.operation == opBlob:
 		err = h.blob(w, r, repository, call.reference)
-	case opTags:
+	case call.operation == opTags:
 		err = h.tags(w, r, repository, call.name)
-	case opReferrers:
+	case call.operation == opReferrers:
 		err = h.referrers(w, r, repository, call.reference)
-	case opSignatures:
+	case call.operation == opSignatures:
 		err = h.signatures(w, r, repository, call.reference)
 	}
 	if err != nil {

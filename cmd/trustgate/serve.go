@@ -139,7 +139,7 @@ func (s *service) publicServer(ctx context.Context) *http.Server {
 		Handler:           s.handler,
 		Protocols:         protocols,
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       time.Minute, // requests have no bodies to speak of
+		ReadTimeout:       time.Minute, // pushes extend it for as long as they come steadily
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          zap.NewStdLog(s.log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))),

@@ -150,8 +150,13 @@ func (s *service) open(ctx context.Context) error {
 	if s.gate, err = gate.New(options); err != nil {
 		return err
 	}
+	uploads, err := proxy.OpenUploadKey(cfg.UploadKey())
+	if err != nil {
+		return err
+	}
 	s.handler, err = proxy.New(proxy.Options{
 		Gate: s.gate, Routes: proxyRoutes(cfg), Metrics: proxy.NewMetrics(s.metrics), Log: s.log,
+		Uploads: uploads, ManifestLimit: int64(cfg.Limits.Manifest),
 	})
 	return err
 }
@@ -286,7 +291,7 @@ func evidenceLimits(cfg *config.Config) evidence.Limits {
 func proxyRoutes(cfg *config.Config) []proxy.Route {
 	var routes []proxy.Route
 	for _, r := range cfg.Routes {
-		routes = append(routes, proxy.Route{Registry: r.Registry, Hosts: r.Hosts, Default: r.Default})
+		routes = append(routes, proxy.Route{Registry: r.Registry, Hosts: r.Hosts, Default: r.Default, Push: proxy.PushMode(r.Push)})
 	}
 	return routes
 }

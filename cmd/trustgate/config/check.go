@@ -22,15 +22,6 @@ var later = []struct {
 	what string
 	used func(*Config) []string // paths
 }{
-	{"pushing through the gate", func(c *Config) []string {
-		var paths []string
-		for i, r := range c.Routes {
-			if r.Push == "pass" || r.Push == "judge" {
-				paths = append(paths, fmt.Sprintf("routes[%d].push", i))
-			}
-		}
-		return paths
-	}},
 	{"OPA's own configuration", func(c *Config) []string {
 		if len(c.Policy.OPA) > 0 {
 			return []string{"policy.opa"}
@@ -127,9 +118,7 @@ func (k checker) listeners() {
 			k.wrong(path, "%q is not an address; write it as 127.0.0.1:5000 or :5000", address)
 			continue
 		}
-		ip, err := netip.ParseAddr(host)
-		local := host == "localhost" || (err == nil && ip.IsLoopback())
-		if !local && (path == "admin" || c.TLS == nil) {
+		if local := isLoopback(host); !local && (path == "admin" || c.TLS == nil) {
 			what := "without TLS"
 			if path == "admin" {
 				what = "with profiles and metrics"
@@ -142,6 +131,29 @@ func (k checker) listeners() {
 		k.readable("tls.key", c.TLS.Key, true)
 		k.readable("tls.client_ca", c.TLS.ClientCA, false)
 	}
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || (err == nil && ip.IsLoopback())
+}
+
+// push sees to it that nobody opens a registry to the network by accident: the
+// gate pushes with its own credentials.
+func (k checker) push(path string, r Route) {
+	if r.Push != "pass" && r.Push != "judge" {
+		return
+	}
+	c := k.config
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil || isLoopback(host) || (c.TLS != nil && c.TLS.ClientCA != "") {
+		return
+	}
+	if !r.PushAnonymous {
+		k.wrong(path+".push", "anybody who reaches %s could push to %s with the gate's credentials; ask clients for certificates (tls.client_ca), listen on loopback, or say push_anonymous: true", c.Listen, r.Registry)
+		return
+	}
+	c.Warnings = append(c.Warnings, fmt.Sprintf("%s.push_anonymous: anybody who reaches %s can push to %s and delete from it", path, c.Listen, r.Registry))
 }
 
 func (k checker) routes() {
@@ -174,6 +186,7 @@ func (k checker) routes() {
 		k.oneOf(path+".mode", r.Mode, "enforce", "annotate", "audit")
 		k.oneOf(path+".errors", r.Errors, "block", "annotate")
 		k.oneOf(path+".push", r.Push, "deny", "pass", "judge")
+		k.push(path, r)
 		k.upstream(path, r)
 		for j, s := range r.Scopes {
 			scope := fmt.Sprintf("%s.scopes[%d]", path, j)

@@ -59,7 +59,9 @@ type Route struct {
 	Credentials Credentials `yaml:"credentials"`
 	Lookaside   []string    `yaml:"lookaside"`
 	Push        string      `yaml:"push"`
-	Scopes      []Scope     `yaml:"scopes"`
+	// PushAnonymous lets whoever reaches the listener push.
+	PushAnonymous bool    `yaml:"push_anonymous"`
+	Scopes        []Scope `yaml:"scopes"`
 }
 
 // Credentials say how the gate presents itself to an upstream.
@@ -316,6 +318,10 @@ func (c *Config) SummaryKey() string {
 	}
 	return filepath.Join(string(c.Data), "verdicts.key")
 }
+
+// UploadKey is the key that uploads under way are sealed with. Gates that serve
+// the same clients share it.
+func (c *Config) UploadKey() string { return filepath.Join(string(c.Data), "uploads.key") }
 
 // LedgerDSN names the ledger.
 func (c *Config) LedgerDSN() string {

@@ -1,0 +1,137 @@
+package proxy
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/trustgate/trustgate/oci"
+)
+
+const (
+	// sessionLife is how long a client may wait before it sends more of a blob.
+	sessionLife = time.Hour
+
+	// maxSession bounds a sealed session as clients hand it back, in bytes.
+	maxSession = 16 << 10
+
+	uploadKeySize = 32 // AES-256
+)
+
+// session is a blob upload that is under way. The upstream says where it goes
+// on, in an URL that may be anywhere and whose query may be a credential; no
+// client may read that, or choose it.
+type session struct {
+	ID       string `json:"id"`
+	Location string `json:"location"`
+	Until    int64  `json:"until"`          // seconds since 1970
+	Bytes    int64  `json:"bytes"`          // that the upstream has; -1 when nobody knows
+	Hash     []byte `json:"hash,omitempty"` // the state of SHA-256 over them, if it is known
+}
+
+// UploadKey seals sessions. Gates that share a key go on with each other's
+// uploads.
+type UploadKey struct{ aead cipher.AEAD }
+
+// NewUploadKey makes a key that lasts as long as the process.
+func NewUploadKey() (*UploadKey, error) {
+	raw := make([]byte, uploadKeySize)
+	_, _ = rand.Read(raw) // it never fails
+	return newUploadKey(raw)
+}
+
+// OpenUploadKey reads a key, and makes it where there is no file.
+func OpenUploadKey(path string) (*UploadKey, error) {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		raw, err = makeUploadKey(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the key of uploads: %w", err)
+	}
+	k, err := newUploadKey(raw)
+	if err != nil {
+		return nil, fmt.Errorf("reading the key of uploads: %s: %w; move it away, and a new one is made", path, err)
+	}
+	return k, nil
+}
+
+// makeUploadKey never leaves half a key, and takes that of a process that was
+// faster.
+func makeUploadKey(path string) ([]byte, error) {
+	file, err := os.CreateTemp(filepath.Dir(path), ".uploads-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(file.Name())
+	raw := make([]byte, uploadKeySize)
+	_, _ = rand.Read(raw)
+	_, err = file.Write(raw)
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return nil, err
+	}
+	if err := os.Link(file.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	return os.ReadFile(path)
+}
+
+func newUploadKey(raw []byte) (*UploadKey, error) {
+	if len(raw) != uploadKeySize {
+		return nil, fmt.Errorf("it has %d bytes, not %d", len(raw), uploadKeySize)
+	}
+	block, err := aes.NewCipher(raw)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		return nil, err
+	}
+	return &UploadKey{aead}, nil
+}
+
+// errSession says nothing of why: whoever forges one learns nothing.
+var errSession = errors.New("there is no such upload here, or it has expired; begin it again")
+
+func (k *UploadKey) seal(repository oci.Reference, s session, now time.Time) (string, error) {
+	s.Until = now.Add(sessionLife).Unix()
+	raw, err := json.Marshal(s)
+	if err != nil {
+		return "", err
+	}
+	return base64.RawURLEncoding.EncodeToString(k.aead.Seal(nil, nil, raw, boundTo(repository))), nil
+}
+
+func (k *UploadKey) open(repository oci.Reference, id, sealed string, now time.Time) (session, error) {
+	if len(sealed) > maxSession {
+		return session{}, errSession
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(sealed)
+	if err != nil {
+		return session{}, errSession
+	}
+	plain, err := k.aead.Open(nil, nil, raw, boundTo(repository))
+	if err != nil {
+		return session{}, errSession
+	}
+	var s session
+	if err := json.Unmarshal(plain, &s); err != nil || s.ID != id || now.Unix() >= s.Until {
+		return session{}, errSession
+	}
+	return s, nil
+}
+
+// boundTo is what a session holds for and nothing else. Its first words keep
+// the key from sealing anything that could be taken for a session.
+func boundTo(repository oci.Reference) []byte {
+	return []byte("trustgate upload session 1\x00" + repository.Name())
+}
