@@ -60,6 +60,21 @@ func (g *Gate) forgetManifest(ctx context.Context, ref oci.Reference) error {
 	if err := g.Ledger.ForgetManifest(ctx, ref.Name(), ref.Digest()); err != nil {
 		return err
 	}
+	// With it go the gate's own summaries of the verdicts on it.
+	recorded, err := g.Ledger.Served(ctx, ref.Name(), ref.Digest())
+	if err != nil {
+		return err
+	}
+	for _, j := range recorded {
+		summary, ok := g.summarized.Peek(j.ID)
+		if !ok {
+			continue
+		}
+		g.summarized.Remove(j.ID)
+		if err := g.Ledger.ForgetManifest(ctx, ref.Name(), summary.Digest); err != nil {
+			return err
+		}
+	}
 	g.seen.Remove(manifestKey(ref))
 	g.holders.Purge()
 	g.listings.Purge()

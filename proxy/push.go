@@ -440,6 +440,9 @@ func (h *Handler) failedPush(w http.ResponseWriter, r *http.Request, call call, 
 			}
 		}
 		writeError(w, r, refused.Status, code, message, "")
+	case changes(r.Method, call) && errors.Is(err, upstream.ErrUnavailable):
+		w.Header().Set("Retry-After", retryAfter)
+		writeError(w, r, http.StatusServiceUnavailable, codeDenied, "not done: "+message, "")
 	default:
 		return false
 	}
