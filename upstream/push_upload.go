@@ -9,7 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -216,7 +216,8 @@ func (p *Repository) write(ctx context.Context, c call, method, location string,
 	}
 	if part.Body != nil && part.Length != 0 {
 		sent := newOutgoing(part.Body, cancel)
-		req.Body, req.GetBody, req.ContentLength = sent, sent.again, part.Length
+		req.Body, _ = sent.again() // the first time
+		req.GetBody, req.ContentLength = sent.again, part.Length
 		req.Header.Set("Content-Type", "application/octet-stream")
 		// A token that has run out is found out before the body is gone.
 		req.Header.Set("Expect", "100-continue")
@@ -257,10 +258,18 @@ func (r *released) Close() error {
 // outgoing is a body that is sent once, and that ends when the registry takes
 // nothing of it any more.
 type outgoing struct {
-	body    io.Reader
-	stall   *time.Timer
-	started atomic.Bool
+	body  io.Reader
+	stall *time.Timer
+
+	mu      sync.Mutex
+	started bool
+	current *attempt
 }
+
+// attempt is the body of one request. A transport may still read the body of a
+// request that was answered early, while the next one is under way: only the
+// newest attempt gets anything.
+type attempt struct{ *outgoing }
 
 func newOutgoing(body io.Reader, cancel context.CancelCauseFunc) *outgoing {
 	o := &outgoing{body: body, stall: time.AfterFunc(stallTimeout, func() { cancel(errStalled) })}
@@ -268,32 +277,41 @@ func newOutgoing(body io.Reader, cancel context.CancelCauseFunc) *outgoing {
 	return o
 }
 
+var errSent = errors.New("a part of the body is sent already")
+
+// again is the body for a try, if nothing of it is gone.
+func (o *outgoing) again() (io.ReadCloser, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.started {
+		return nil, errSent
+	}
+	o.current = &attempt{o}
+	return o.current, nil
+}
+
 // Read implements io.Reader.
-func (o *outgoing) Read(b []byte) (int, error) {
+func (a *attempt) Read(b []byte) (int, error) {
+	a.mu.Lock()
+	if a.current != a {
+		a.mu.Unlock()
+		return 0, errSent
+	}
+	a.started = true
+	a.mu.Unlock()
 	// Only the registry's time counts, not that of a slow client.
-	o.stall.Stop()
-	o.started.Store(true)
-	n, err := o.body.Read(b)
+	a.stall.Stop()
+	n, err := a.body.Read(b)
 	if err == nil {
-		o.stall.Reset(stallTimeout)
+		a.stall.Reset(stallTimeout)
 	}
 	return n, err
 }
 
 // Close implements io.Closer. The client's body is the server's to close.
-func (o *outgoing) Close() error {
-	o.stall.Stop()
+func (a *attempt) Close() error {
+	a.stall.Stop()
 	return nil
-}
-
-var errSent = errors.New("a part of the body is sent already")
-
-// again is the body for another try, if nothing of it is gone.
-func (o *outgoing) again() (io.ReadCloser, error) {
-	if o.started.Load() {
-		return nil, errSent
-	}
-	return o, nil
 }
 
 // RefusedError is an answer by which a registry refuses what is pushed.
