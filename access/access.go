@@ -55,14 +55,14 @@ type Options struct {
 	// Repository reads which repository a request means by a name; "" is what it
 	// means without one.
 	Repository func(r *http.Request, name string) (oci.Reference, error)
-	// Key seals the tokens that the gate gives out; 32 bytes. Replicas share it.
+	// Key seals the tokens that the gate gives out; see OpenKey.
 	Key []byte
 	// URL is how clients reach the gate; what they write in Host when empty.
 	URL string
 	Now func() time.Time
 }
 
-// Access judges clients. A nil Access lets everybody pull and nobody push.
+// Access judges clients. A nil Access lets everybody do what routes let.
 type Access struct {
 	Options
 	passwords auth.AccessController
@@ -100,12 +100,12 @@ func New(o Options) (*Access, error) {
 }
 
 // MayPull says who asks, and whether they may read the object of the repository,
-// good or bad. The error is a *Challenge, matches ErrDenied, is a *TooManyError, or is
+// good or bad. The error is a *Challenge, matches ErrDenied, or is
 // what the repository's own registry says to the client.
 func (a *Access) MayPull(r *http.Request, repository oci.Reference, o upstream.Object) (policy.Client, error) {
-	c, err := a.connected(r)
-	if a == nil || err != nil {
-		return c, err
+	c := connected(r)
+	if a == nil {
+		return c, nil
 	}
 	if decides := a.Upstreams[repository.Registry()]; decides != nil {
 		err := a.permitted(r, &c, decides, repository, o)
@@ -127,12 +127,10 @@ func (a *Access) MayPull(r *http.Request, repository oci.Reference, o upstream.O
 // route lets anybody. The error is a *Challenge, matches ErrDenied or is a
 // *TooManyError.
 func (a *Access) MayPush(r *http.Request, repository oci.Reference) (policy.Client, error) {
-	c, err := a.connected(r)
+	c := connected(r)
 	switch {
-	case err != nil:
-		return c, err
 	case a == nil:
-		return c, fmt.Errorf("%w: the gate does not know its clients, so none may push; see clients in its configuration", ErrDenied)
+		return c, nil
 	case a.Upstreams[repository.Registry()] != nil:
 		// The gate would write with its own credentials, not with the client's.
 		return c, fmt.Errorf("%w: %s decides about its clients itself; push to it directly", ErrDenied, repository.Registry())
@@ -164,13 +162,12 @@ func fits(pattern, identity string) bool {
 }
 
 // Enter says whether the client may see the API at all, which is where most
-// clients look for how to log in. The error is a *Challenge or a
-// *TooManyError.
+// clients look for how to log in. The error is a *Challenge.
 func (a *Access) Enter(r *http.Request) error {
-	c, err := a.connected(r)
-	if a == nil || err != nil || !(a.own() || len(a.Upstreams) > 0) {
-		return err
+	if a == nil || !(a.own() || len(a.Upstreams) > 0) {
+		return nil
 	}
+	c := connected(r)
 	authorization := r.Header.Get("Authorization")
 	if authorization == "" {
 		if c.Identity != "" {
@@ -188,15 +185,21 @@ func (a *Access) Enter(r *http.Request) error {
 func (a *Access) own() bool { return a.passwords != nil || len(a.issuers) > 0 }
 
 // connected is who asks as far as the connection tells.
-func (a *Access) connected(r *http.Request) (policy.Client, error) {
+func connected(r *http.Request) policy.Client {
 	c := policy.Client{Address: r.RemoteAddr, UserAgent: clip(r.UserAgent(), 256), Identity: certified(r.TLS)}
 	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
 		c.Address = host
 	}
-	if a == nil {
-		return c, nil
+	return c
+}
+
+// Limit counts a request. The error is a *TooManyError.
+func (a *Access) Limit(r *http.Request) error {
+	if a == nil || a.limits == nil {
+		return nil
 	}
-	return c, a.limits.take(cmp.Or(c.Identity, c.Address), a.Now())
+	c := connected(r)
+	return a.limits.take(cmp.Or(c.Identity, c.Address), a.Now())
 }
 
 // certified is the subject of the certificate that the connection has proven.

@@ -2,6 +2,7 @@ package access
 
 import (
 	"cmp"
+	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -54,8 +55,12 @@ type tokens struct {
 }
 
 func newTokens(key []byte) (*tokens, error) {
-	if len(key) != 32 {
-		return nil, fmt.Errorf("the key of clients' tokens has %d bytes, not 32", len(key))
+	if len(key) != KeySize {
+		return nil, fmt.Errorf("the key of what clients carry has %d bytes, not %d", len(key), KeySize)
+	}
+	key, err := hkdf.Key(sha256.New, key, nil, "trustgate tokens", KeySize)
+	if err != nil {
+		return nil, err
 	}
 	seal, err := jose.NewEncrypter(jose.A256GCM, jose.Recipient{Algorithm: jose.DIRECT, Key: key}, nil)
 	if err != nil {
@@ -159,7 +164,7 @@ func (a *Access) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		return
 	}
-	if _, err := a.connected(r); err != nil {
+	if err := a.Limit(r); err != nil {
 		w.Header().Set("Retry-After", "1")
 		w.WriteHeader(http.StatusTooManyRequests)
 		return

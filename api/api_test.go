@@ -17,7 +17,6 @@ import (
 	"github.com/trustgate/trustgate/internal/stage"
 	"github.com/trustgate/trustgate/policies"
 	"github.com/trustgate/trustgate/policy"
-	"github.com/trustgate/trustgate/proxy"
 )
 
 // face is the API over a gate, as one listener shows it.
@@ -29,7 +28,7 @@ type face struct {
 
 func open(t testing.TB, a api.API, operator bool) *face {
 	t.Helper()
-	server := httptest.NewServer(api.HTTP{API: a, Client: proxy.Client, Operator: operator, Log: zap.NewNop()}.Handler())
+	server := httptest.NewServer(api.HTTP{API: a, Operator: operator, Log: zap.NewNop()}.Handler())
 	t.Cleanup(server.Close)
 	raw, err := os.ReadFile("openapi.json")
 	if err != nil {

@@ -1,11 +1,13 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -15,10 +17,10 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/trustgate/trustgate/access"
 	"github.com/trustgate/trustgate/gate"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/policies"
-	"github.com/trustgate/trustgate/policy"
 	"github.com/trustgate/trustgate/upstream"
 )
 
@@ -36,8 +38,9 @@ var openAPI []byte
 // HTTP says who is to be answered.
 type HTTP struct {
 	API
-	// Client is who asks. Judging an image for somebody is like a pull.
-	Client func(*http.Request) policy.Client
+	// Access says who may ask: judging an image for somebody is like a pull. nil
+	// lets everybody.
+	Access *access.Access
 	// Operator adds what is not for those who pull: past verdicts with who
 	// pulled under them, and judging anew.
 	Operator bool
@@ -50,6 +53,10 @@ func (h HTTP) Handler() http.Handler {
 	handle := func(path string, allowed []string, answer func(context.Context, *http.Request) (any, error)) {
 		mux.HandleFunc("GET "+Prefix+path, func(w http.ResponseWriter, r *http.Request) {
 			query, err := url.ParseQuery(r.URL.RawQuery)
+			if tooMany := h.Access.Limit(r); tooMany != nil {
+				h.fail(w, r, tooMany)
+				return
+			}
 			for name := range query {
 				if !slices.Contains(allowed, name) {
 					err = fmt.Errorf("there is no parameter %q here (known: %s)", name, strings.Join(allowed, ", "))
@@ -111,9 +118,13 @@ func (h HTTP) image(ctx context.Context, r *http.Request) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	client, err := h.Access.MayPull(r, ref, upstream.Object{Kind: "manifests", Name: cmp.Or(string(ref.Digest()), ref.Tag())})
+	if err != nil {
+		return nil, err
+	}
 	// The input shows no other client: what the rules read of one is part of
 	// the verdict's key, and the rest is never recorded.
-	return h.Image(ctx, gate.Request{Reference: ref, Client: h.Client(r), Fresh: fresh})
+	return h.Image(ctx, gate.Request{Reference: ref, Client: client, Fresh: fresh})
 }
 
 func (h HTTP) source(ctx context.Context, r *http.Request) (any, error) {
@@ -161,12 +172,22 @@ type failure struct {
 
 func (h HTTP) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusInternalServerError
+	var (
+		challenge *access.Challenge
+		many      *access.TooManyError
+	)
 	switch {
+	case errors.As(err, &challenge):
+		w.Header().Set("WWW-Authenticate", challenge.Header)
+		status = http.StatusUnauthorized
+	case errors.As(err, &many):
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(many.After.Seconds()))))
+		status = http.StatusTooManyRequests
 	case errors.Is(err, errQuestion), errors.Is(err, oci.ErrReference), errors.Is(err, oci.ErrDigest):
 		status = http.StatusBadRequest
 	case errors.Is(err, gate.ErrUnknownRegistry), errors.Is(err, oci.ErrNotFound):
 		status = http.StatusNotFound
-	case errors.Is(err, upstream.ErrUnauthorized):
+	case errors.Is(err, upstream.ErrUnauthorized), errors.Is(err, access.ErrDenied):
 		status = http.StatusForbidden
 	case errors.Is(err, oci.ErrManifest), errors.Is(err, oci.ErrSchema1):
 		status = http.StatusBadGateway

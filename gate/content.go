@@ -47,6 +47,13 @@ func (g *Gate) Blob(ctx context.Context, repository oci.Reference, d digest.Dige
 	if err != nil {
 		return nil, err
 	}
+	if len(holders) == 0 {
+		if pushed, ok, err := g.arrived(ctx, repository, d, client); err != nil {
+			return nil, err
+		} else if ok {
+			return g.grant(route, repository, pushed)
+		}
+	}
 	var refused error
 	for _, h := range holders {
 		if slices.Contains(oci.ManifestMediaTypes, h.Blob.MediaType) {
@@ -88,7 +95,7 @@ func (g *Gate) holding(ctx context.Context, repository oci.Reference, d digest.D
 // mayRead says whether the manifest, under any tag, stands as served for this
 // client, and judges it when no verdict stands.
 func (g *Gate) mayRead(ctx context.Context, route *Route, ref oci.Reference, client policy.Client) error {
-	if g.memo.served(ref, client, g.Now()) != nil {
+	if g.memo.served(ref, client, g.Now(), g.outdated(ref)) != nil {
 		return nil
 	}
 	a, err := g.admit(ctx, newNode(route, ref, client, g.Limits.Nodes))
@@ -113,6 +120,10 @@ func (g *Gate) mayRead(ctx context.Context, route *Route, ref oci.Reference, cli
 func (g *Gate) recordedAsServed(ctx context.Context, ref oci.Reference, upstreamFailed bool) (*ledger.Judgement, error) {
 	if g.readsClient() {
 		return nil, nil // whose verdict it was is not known here
+	}
+	here, err := g.Ledger.HasManifest(ctx, ref.Name(), ref.Digest())
+	if err != nil || !here {
+		return nil, err // it has been deleted
 	}
 	recorded, err := g.Ledger.Served(ctx, ref.Name(), ref.Digest())
 	if err != nil {

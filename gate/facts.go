@@ -225,6 +225,9 @@ func (f *facts) diffIDs() []digest.Digest {
 // found a moment ago.
 func (g *Gate) gather(ctx context.Context, route *Route, ref oci.Reference, src *origin, m, index *oci.Manifest) evidence.Findings {
 	key := ref.Name() + "@" + m.Digest.String()
+	if since := g.outdated(ref.InRepository().WithDigest(m.Digest)); !since.IsZero() {
+		key += since.Format(" after 2006-01-02T15:04:05.999999999")
+	}
 	if index != nil {
 		key += " in " + index.Digest.String()
 	}

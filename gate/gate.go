@@ -120,6 +120,9 @@ type Gate struct {
 	holders   *lru.Cache[string, []ledger.Holder] // of a blob in a repository
 	listings  *lru.Cache[string, []digest.Digest] // the indexes that list a manifest
 	linked    *lru.Cache[string, digest.Digest]   // what the cache's repositories hold already
+	seen      *lru.Cache[string, time.Time]       // when a manifest was last seen upstream
+	arrivals  *lru.Cache[string, arrival]         // blobs that were pushed
+	forgotten forgotten
 
 	summarized *lru.Cache[string, oci.Descriptor] // of decisions, by id
 
@@ -157,6 +160,9 @@ func New(options Options) (*Gate, error) {
 	g.holders, _ = lru.New[string, []ledger.Holder](memoEntries)
 	g.listings, _ = lru.New[string, []digest.Digest](memoEntries)
 	g.linked, _ = lru.New[string, digest.Digest](memoEntries)
+	g.seen, _ = lru.New[string, time.Time](memoEntries)
+	g.arrivals, _ = lru.New[string, arrival](memoEntries)
+	g.forgotten.manifests, _ = lru.New[string, time.Time](memoEntries)
 	g.summarized, _ = lru.New[string, oci.Descriptor](memoEntries)
 	g.revalidating = make(chan struct{}, 4)
 	g.examining.waiting, g.examining.slots = map[examinee]map[string]node{}, make(chan struct{}, examiners)

@@ -34,9 +34,9 @@ func (g *Gate) examineIndex(ctx context.Context, n node, src *origin, a *examine
 	for i, d := range chosen {
 		group.Go(func() error {
 			child := n
-			child.ref, child.index, child.depth = n.ref.WithDigest(d.Digest), index, n.depth+1
+			child.ref, child.index, child.depth, child.given = n.ref.WithDigest(d.Digest), index, n.depth+1, nil
 			admission, err := g.admitChild(groupCtx, child)
-			if errors.Is(err, oci.ErrNotFound) {
+			if errors.Is(err, oci.ErrNotFound) && n.given == nil {
 				return nil // a sparse index: what is not there cannot be pulled
 			}
 			children[i] = admission

@@ -26,6 +26,7 @@ type node struct {
 	index   *oci.Manifest // through which it was reached, or nil
 	indexes []digest.Digest
 	depth   int           // 0 for what the client asked for
+	given   *oci.Manifest // what is pushed: the upstream does not have it yet
 	budget  *atomic.Int64 // images that this pull may still judge
 	since   time.Time     // verdicts from before do not count; zero for a pull
 }
@@ -76,7 +77,7 @@ func (g *Gate) admit(ctx context.Context, n node) (*Admission, error) {
 
 // stands says whether the verdict is still one, and as new as n wants it.
 func (g *Gate) stands(a *Admission, n node) bool {
-	return a != nil && a.live(g.Now()) && !a.began().Before(n.since)
+	return a != nil && a.live(g.Now()) && !a.began().Before(n.since) && !a.began().Before(g.outdated(n.ref))
 }
 
 // shouldRevalidate says whether a served image is so near the end of its
@@ -121,9 +122,13 @@ func (g *Gate) recall(ctx context.Context, n node, key string) (*Admission, erro
 	if err != nil {
 		return nil, fmt.Errorf("recalling the verdict on %s: %w", n.ref, err)
 	}
-	raw, err := g.Cache.Bytes(ctx, n.ref.Digest(), manifestLimit)
+	here, err := g.Ledger.HasManifest(ctx, n.ref.Name(), n.ref.Digest())
 	if err != nil {
-		return nil, nil // judged before, but the bytes are gone: start over
+		return nil, err
+	}
+	raw, err := g.Cache.Bytes(ctx, n.ref.Digest(), manifestLimit)
+	if err != nil || !here {
+		return nil, nil // judged before, but the bytes are gone, or deleted: start over
 	}
 	m, err := oci.ParseManifest(raw, "", n.ref.Digest())
 	if err != nil {
@@ -140,7 +145,7 @@ func (g *Gate) judge(ctx context.Context, n node, key string, previous *Admissio
 	}
 	started := g.Now()
 	a, err := g.examine(ctx, n, key)
-	if (err != nil && evidence.Temporary(err)) || (err == nil && a.upstreamFailed) {
+	if n.given == nil && ((err != nil && evidence.Temporary(err)) || (err == nil && a.upstreamFailed)) {
 		if previous == nil && n.ref.Tag() == "" {
 			var lookErr error
 			if previous, lookErr = g.underATag(ctx, n, key); lookErr != nil {
@@ -161,7 +166,9 @@ func (g *Gate) judge(ctx context.Context, n node, key string, previous *Admissio
 		return nil, err
 	}
 	if a.Manifest.Kind == oci.KindEvidence || a.evidenceOnly {
-		g.memo.put(a.Admission)
+		if n.given == nil {
+			g.memo.put(a.Admission)
+		}
 		return a.Admission, nil
 	}
 	return g.remember(ctx, n, a, started)
@@ -208,9 +215,17 @@ func (g *Gate) examine(ctx context.Context, n node, key string) (*examined, erro
 	if err != nil {
 		return nil, err
 	}
-	m, err := src.Manifest(ctx, n.ref.Digest())
-	if err != nil {
-		return nil, fmt.Errorf("fetching %s: %w", n.ref, err)
+	m, err := n.given, error(nil)
+	if m == nil {
+		if m, err = src.Manifest(ctx, n.ref.Digest()); err != nil {
+			return nil, fmt.Errorf("fetching %s: %w", n.ref, err)
+		}
+		// The gate's own summaries are evidence that no upstream has.
+		if n.depth == 0 && m.Kind != oci.KindEvidence {
+			if err := g.stillThere(ctx, src, n.ref); err != nil {
+				return nil, fmt.Errorf("looking for %s: %w", n.ref, err)
+			}
+		}
 	}
 	if err := refuseDetours(m); err != nil {
 		return nil, fmt.Errorf("%s: %w", n.ref, err)
@@ -300,6 +315,10 @@ func (g *Gate) remember(ctx context.Context, n node, a *examined, started time.T
 	}
 	if err := g.Ledger.Record(ctx, j, input); err != nil {
 		return nil, fmt.Errorf("recording the verdict on %s: %w", n.ref, err)
+	}
+	if n.given != nil {
+		g.logDecision(a.Admission)
+		return a.Admission, nil // nothing to pull yet
 	}
 	if len(a.DiffIDs) > 0 {
 		if err := g.Ledger.PutChain(ctx, oci.ChainID(a.DiffIDs), len(a.DiffIDs), n.ref.Name(), n.ref.Digest()); err != nil {

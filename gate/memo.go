@@ -60,18 +60,29 @@ func (m *memo) put(a *Admission) {
 	m.serving.Add(manifest, next)
 }
 
-// served returns an admission of the manifest, under any tag, that stands and
-// does not block this client.
-func (m *memo) served(ref oci.Reference, client policy.Client, now time.Time) *Admission {
+// served returns an admission of the manifest, under any tag, that stands, does
+// not block this client and is no older than since.
+func (m *memo) served(ref oci.Reference, client policy.Client, now, since time.Time) *Admission {
 	m.mu.Lock()
 	held, _ := m.serving.Get(manifestKey(ref))
 	m.mu.Unlock()
 	for _, a := range held {
-		if a.client == client && a.live(now) {
+		if a.client == client && a.live(now) && !a.began().Before(since) {
 			return a
 		}
 	}
 	return nil
+}
+
+// forget drops the admissions that serve the manifest.
+func (m *memo) forget(ref oci.Reference) {
+	m.mu.Lock()
+	held, _ := m.serving.Get(manifestKey(ref))
+	m.serving.Remove(manifestKey(ref))
+	m.mu.Unlock()
+	for key := range held {
+		m.byKey.Remove(key)
+	}
 }
 
 func manifestKey(ref oci.Reference) string { return ref.Name() + "@" + ref.Digest().String() }

@@ -64,6 +64,7 @@ func (s *origin) keep(ctx context.Context, m *oci.Manifest) error {
 	if err := s.gate.Cache.PutBytes(ctx, m.Digest, m.Raw); err != nil {
 		return fmt.Errorf("keeping %s: %w", m.Digest, err)
 	}
+	s.gate.seen.Add(manifestKey(s.name.WithDigest(m.Digest)), s.gate.Now())
 	return s.gate.know(ctx, s.name, m)
 }
 

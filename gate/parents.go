@@ -202,7 +202,7 @@ func (g *Gate) discover(ctx context.Context, n node, diffIDs []digest.Digest) ([
 			continue
 		}
 		ref := name.WithDigest(c.Digest)
-		stands := g.memo.served(ref, n.client, g.Now()) != nil
+		stands := g.memo.served(ref, n.client, g.Now(), g.outdated(ref)) != nil
 		if c.Depth > depth || (c.Depth == depth && stands && !served) {
 			best = lineage.Candidate{Reference: name, Digest: c.Digest, Known: lineage.Claimed, Via: lineage.ViaLayers}
 			depth, served = c.Depth, stands

@@ -34,6 +34,7 @@ func (g *Gate) resolve(ctx context.Context, route *Route, ref oci.Reference, fre
 		return oci.Reference{}, fmt.Errorf("%w: %s has neither tag nor digest", oci.ErrReference, ref)
 	}
 	key := ref.Name() + ":" + ref.Tag()
+	since := g.tagsForgotten()
 	if t, ok := g.tags.Get(key); ok && !fresh && g.Now().Before(t.until) {
 		return ref.WithDigest(t.digest), nil
 	}
@@ -51,7 +52,7 @@ func (g *Gate) resolve(ctx context.Context, route *Route, ref oci.Reference, fre
 		}
 		defer g.work.Done()
 		defer context.AfterFunc(g.background, cancel)()
-		return g.lookUp(ctx, route, ref, fresh)
+		return g.lookUp(ctx, route, ref, fresh, g.tagsForgotten())
 	})
 	select {
 	case r := <-result:
@@ -60,14 +61,14 @@ func (g *Gate) resolve(ctx context.Context, route *Route, ref oci.Reference, fre
 			return oci.Reference{}, r.Err
 		}
 		t := r.Val.(resolved)
-		g.tags.Add(key, t)
+		_ = g.rememberTag(since, func() error { g.tags.Add(key, t); return nil })
 		return ref.WithDigest(t.digest), nil
 	case <-ctx.Done():
 		return oci.Reference{}, context.Cause(ctx)
 	}
 }
 
-func (g *Gate) lookUp(ctx context.Context, route *Route, ref oci.Reference, fresh bool) (resolved, error) {
+func (g *Gate) lookUp(ctx context.Context, route *Route, ref oci.Reference, fresh bool, since uint64) (resolved, error) {
 	last, at, err := g.Ledger.Tag(ctx, ref.Name(), ref.Tag())
 	known := err == nil
 	if err != nil && !errors.Is(err, oci.ErrNotFound) {
@@ -79,7 +80,8 @@ func (g *Gate) lookUp(ctx context.Context, route *Route, ref oci.Reference, fres
 	}
 	d, err := g.ask(ctx, route, ref, known)
 	if err == nil {
-		if err := g.Ledger.SetTag(ctx, ref.Name(), ref.Tag(), d, now); err != nil {
+		g.seen.Add(manifestKey(ref.WithDigest(d)), now)
+		if err := g.rememberTag(since, func() error { return g.Ledger.SetTag(ctx, ref.Name(), ref.Tag(), d, now) }); err != nil {
 			return resolved{}, fmt.Errorf("recording what %s names: %w", ref, err)
 		}
 		return resolved{d, now.Add(g.Lifetimes.Tag)}, nil

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -10,18 +11,25 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/trustgate/trustgate/cache"
+	"github.com/trustgate/trustgate/gate"
 	"github.com/trustgate/trustgate/oci"
 )
 
 // blob answers a pull of a config or a layer.
 //
 // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-blobs
-func (h *Handler) blob(w http.ResponseWriter, r *http.Request, repository oci.Reference, reference string) error {
-	d, err := oci.ParseDigest(reference)
+func (h *Handler) blob(w http.ResponseWriter, r *http.Request, repository oci.Reference, call call) error {
+	d, err := oci.ParseDigest(call.reference)
 	if err != nil {
 		return err
 	}
-	granted, err := h.gate.Blob(r.Context(), repository, d, Client(r))
+	granted, err := h.gate.Blob(r.Context(), repository, d, call.client)
+	if errors.As(err, new(*gate.BlockedError)) && r.Method == http.MethodHead {
+		if _, refused := h.mayWrite(r, repository); refused == nil {
+			// Clients that push look first, and give up on any answer but yes and no.
+			return fmt.Errorf("%s is withheld: %w", d, oci.ErrNotFound)
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -19,14 +19,20 @@ import (
 //
 // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes
 const (
-	codeBlobUnknown     = "BLOB_UNKNOWN"
-	codeDenied          = "DENIED"
-	codeDigestInvalid   = "DIGEST_INVALID"
-	codeManifestInvalid = "MANIFEST_INVALID"
-	codeManifestUnknown = "MANIFEST_UNKNOWN"
-	codeNameInvalid     = "NAME_INVALID"
-	codeNameUnknown     = "NAME_UNKNOWN"
-	codeUnsupported     = "UNSUPPORTED"
+	codeBlobUnknown         = "BLOB_UNKNOWN"
+	codeUploadInvalid       = "BLOB_UPLOAD_INVALID"
+	codeUploadUnknown       = "BLOB_UPLOAD_UNKNOWN"
+	codeDenied              = "DENIED"
+	codeDigestInvalid       = "DIGEST_INVALID"
+	codeManifestInvalid     = "MANIFEST_INVALID"
+	codeManifestUnknown     = "MANIFEST_UNKNOWN"
+	codeManifestBlobUnknown = "MANIFEST_BLOB_UNKNOWN"
+	codeNameInvalid         = "NAME_INVALID"
+	codeNameUnknown         = "NAME_UNKNOWN"
+	codeSizeInvalid         = "SIZE_INVALID"
+	codeTooManyRequests     = "TOOMANYREQUESTS"
+	codeUnauthorized        = "UNAUTHORIZED"
+	codeUnsupported         = "UNSUPPORTED"
 )
 
 // retryAfter is how many seconds a client is asked to wait for an upstream.
@@ -42,6 +48,11 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, call call, err er
 		unknown = codeBlobUnknown
 	case opTags:
 		unknown = codeNameUnknown
+	case opUpload:
+		unknown = codeUploadUnknown
+	}
+	if turnedAway(w, r, err) || h.failedPush(w, r, call, err) {
+		return
 	}
 	switch message := oneLine(err.Error()); {
 	case errors.As(err, &blocked):

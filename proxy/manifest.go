@@ -18,12 +18,12 @@ import (
 // manifest answers a pull by tag or digest.
 //
 // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-manifests
-func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, repository oci.Reference, reference string) error {
-	ref, err := pulled(repository, reference)
+func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, repository oci.Reference, call call) error {
+	ref, err := pulled(repository, call.reference)
 	if err != nil {
 		return err
 	}
-	admission, err := h.gate.Admit(r.Context(), gate.Request{Reference: ref, Client: Client(r)})
+	admission, err := h.gate.Admit(r.Context(), gate.Request{Reference: ref, Client: call.client})
 	if err != nil {
 		return err
 	}

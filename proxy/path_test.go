@@ -13,21 +13,21 @@ func TestParse(t *testing.T) {
 	for path, want := range map[string]call{
 		"/v2/":                           {operation: opBase},
 		"/v2":                            {operation: opBase},
-		"/v2/a/manifests/1":              {opManifest, "a", "1"},
-		"/v2/a/b/c/manifests/sha256:x":   {opManifest, "a/b/c", "sha256:x"},
-		"/v2/a/blobs/sha256:x":           {opBlob, "a", "sha256:x"},
-		"/v2/a/tags/list":                {opTags, "a", "list"},
-		"/v2/a/referrers/sha256:x":       {opReferrers, "a", "sha256:x"},
+		"/v2/a/manifests/1":              {operation: opManifest, name: "a", reference: "1"},
+		"/v2/a/b/c/manifests/sha256:x":   {operation: opManifest, name: "a/b/c", reference: "sha256:x"},
+		"/v2/a/blobs/sha256:x":           {operation: opBlob, name: "a", reference: "sha256:x"},
+		"/v2/a/tags/list":                {operation: opTags, name: "a", reference: "list"},
+		"/v2/a/referrers/sha256:x":       {operation: opReferrers, name: "a", reference: "sha256:x"},
 		"/v2/a/blobs/uploads/":           {operation: opUpload, name: "a"},
 		"/v2/a/blobs/uploads":            {operation: opUpload, name: "a"},
-		"/v2/a/b/blobs/uploads/id":       {operation: opUpload, name: "a/b"},
+		"/v2/a/b/blobs/uploads/id":       {operation: opUpload, name: "a/b", reference: "id"},
 		"/v2/a/uploads/b/blobs/uploads/": {operation: opUpload, name: "a/uploads/b"},
 		// Names may be made of the API's words.
-		"/v2/manifests/manifests/1":         {opManifest, "manifests", "1"},
-		"/v2/a/blobs/uploads/manifests/1":   {opManifest, "a/blobs/uploads", "1"},
-		"/v2/blobs/blobs/sha256:x":          {opBlob, "blobs", "sha256:x"},
-		"/v2/tags/list/tags/list":           {opTags, "tags/list", "list"},
-		"/v2/referrers/manifests/referrers": {opManifest, "referrers", "referrers"},
+		"/v2/manifests/manifests/1":         {operation: opManifest, name: "manifests", reference: "1"},
+		"/v2/a/blobs/uploads/manifests/1":   {operation: opManifest, name: "a/blobs/uploads", reference: "1"},
+		"/v2/blobs/blobs/sha256:x":          {operation: opBlob, name: "blobs", reference: "sha256:x"},
+		"/v2/tags/list/tags/list":           {operation: opTags, name: "tags/list", reference: "list"},
+		"/v2/referrers/manifests/referrers": {operation: opManifest, name: "referrers", reference: "referrers"},
 	} {
 		u, err := url.ParseRequestURI(path)
 		if err != nil {

@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -18,9 +17,11 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/zap"
 
+	"github.com/trustgate/trustgate/access"
 	"github.com/trustgate/trustgate/gate"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/policy"
+	"github.com/trustgate/trustgate/upstream"
 )
 
 // Gate is what the proxy asks.
@@ -31,22 +32,33 @@ type Gate interface {
 	Referrers(ctx context.Context, repository oci.Reference, d digest.Digest, artifactType string) ([]oci.Descriptor, error)
 	Signatures(ctx context.Context, repository oci.Reference, d digest.Digest) ([][]byte, error)
 	AddSignature(ctx context.Context, repository oci.Reference, d digest.Digest, signature []byte) error
+	Pushes
 }
 
 // Options are a proxy's parts.
 type Options struct {
 	Gate    Gate
 	Routes  []Route
-	Metrics *Metrics // nil counts nothing
+	Access  *access.Access // nil lets everybody
+	Metrics *Metrics       // nil counts nothing
 	Log     *zap.Logger
+
+	Key           []byte           // seals uploads that are under way; nil makes one
+	ManifestLimit int64            // bytes of a manifest that is pushed; upstream.DefaultManifestLimit when zero
+	Now           func() time.Time // nil means time.Now
 }
 
 // Handler answers the registry API below /v2/.
 type Handler struct {
 	gate    Gate
 	routes  routes
+	access  *access.Access
 	metrics *Metrics
 	log     *zap.Logger
+
+	uploads       *sealer
+	manifestLimit int64
+	now           func() time.Time
 }
 
 // New makes a handler.
@@ -58,7 +70,20 @@ func New(options Options) (*Handler, error) {
 	if options.Log == nil {
 		options.Log = zap.NewNop()
 	}
-	return &Handler{gate: options.Gate, routes: routes, metrics: options.Metrics, log: options.Log}, nil
+	uploads, err := newSealer(options.Key)
+	if err != nil {
+		return nil, err
+	}
+	if options.ManifestLimit <= 0 {
+		options.ManifestLimit = upstream.DefaultManifestLimit
+	}
+	if options.Now == nil {
+		options.Now = time.Now
+	}
+	return &Handler{
+		gate: options.Gate, routes: routes, access: options.Access, metrics: options.Metrics, log: options.Log,
+		uploads: uploads, manifestLimit: options.ManifestLimit, now: options.Now,
+	}, nil
 }
 
 // ServeHTTP implements http.Handler: parse, admit, answer.
@@ -66,6 +91,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
 	answer := &answer{ResponseWriter: w}
 	call, err := parse(r.URL)
+	if err == nil {
+		err = h.access.Limit(r)
+	}
 	defer func() { // also of an answer that is cut short by a panic
 		h.metrics.observe(call.operation, answer.status, time.Since(started))
 		h.log.Debug("request",
@@ -85,10 +113,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, call call) {
 	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
 	adds := r.Method == http.MethodPut && call.operation == opSignatures
-	if !(reads || adds) || call.operation == opUpload {
-		w.Header().Set("Allow", "GET, HEAD")
-		writeError(w, r, http.StatusMethodNotAllowed, codeUnsupported,
-			"this gate is for pulling; push to the registry behind it", "")
+	writes := changes(r.Method, call)
+	if reads = reads && call.operation != opUpload; !(reads || adds || writes) || (writes && !h.routes.takesPushes) {
+		h.fail(w, r, call, errReadOnly)
 		return
 	}
 	repository, err := h.routes.repository(r, call.name)
@@ -100,16 +127,22 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, call call) {
 		// https://github.com/opencontainers/distribution-spec/blob/main/spec.md#registry-proxying
 		w.Header().Set("OCI-Namespace", repository.Registry())
 	}
-	switch call.operation {
-	case opManifest:
-		err = h.manifest(w, r, repository, call.reference)
-	case opBlob:
-		err = h.blob(w, r, repository, call.reference)
-	case opTags:
+	if call.client, err = h.client(r, repository, call); err != nil {
+		h.fail(w, r, call, err)
+		return
+	}
+	switch {
+	case writes:
+		err = h.push(w, r, repository, call)
+	case call.operation == opManifest:
+		err = h.manifest(w, r, repository, call)
+	case call.operation == opBlob:
+		err = h.blob(w, r, repository, call)
+	case call.operation == opTags:
 		err = h.tags(w, r, repository, call.name)
-	case opReferrers:
+	case call.operation == opReferrers:
 		err = h.referrers(w, r, repository, call.reference)
-	case opSignatures:
+	case call.operation == opSignatures:
 		err = h.signatures(w, r, repository, call.reference)
 	}
 	if err != nil {
@@ -126,22 +159,14 @@ func (h *Handler) base(w http.ResponseWriter, r *http.Request) {
 		writeError(w, r, http.StatusMethodNotAllowed, codeUnsupported, "only GET and HEAD", "")
 		return
 	}
+	if err := h.access.Enter(r); err != nil {
+		h.fail(w, r, call{operation: opBase}, err)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	w.Header().Set("X-Registry-Supports-Signatures", "1")
 	writeBody(w, r, http.StatusOK, []byte("{}"))
-}
-
-// Client is who asks, as far as the connection proves it.
-func Client(r *http.Request) policy.Client {
-	c := policy.Client{Address: r.RemoteAddr, UserAgent: clip(r.UserAgent(), 256)}
-	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		c.Address = host
-	}
-	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
-		c.Identity = r.TLS.VerifiedChains[0][0].Subject.String()
-	}
-	return c
 }
 
 func clip(s string, n int) string {

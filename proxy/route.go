@@ -11,6 +11,7 @@ import (
 
 	"github.com/trustgate/trustgate/gate"
 	"github.com/trustgate/trustgate/oci"
+	"github.com/trustgate/trustgate/policy"
 )
 
 // Route tells by which names a registry is reached through the gate.
@@ -18,17 +19,29 @@ type Route struct {
 	Registry string   // as in references
 	Hosts    []string // further names
 	Default  bool     // serves names without a registry in front
+	Push     PushMode // "" is PushDeny
 }
 
 type routes struct {
 	byName   map[string]string // lower-case name to registry
 	known    []string
 	fallback string
+
+	push        map[string]PushMode // by registry
+	takesPushes bool                // some route does
+}
+
+// Repositories is how routes read which repository a request means by a name.
+func Repositories(list []Route) (func(*http.Request, string) (oci.Reference, error), error) {
+	r, err := newRoutes(list)
+	return r.repository, err
 }
 
 func newRoutes(list []Route) (routes, error) {
-	r := routes{byName: map[string]string{}}
+	r := routes{byName: map[string]string{}, push: map[string]PushMode{}}
 	for _, route := range list {
+		r.push[route.Registry] = route.Push
+		r.takesPushes = r.takesPushes || route.Push == PushPass || route.Push == PushJudge
 		r.known = append(r.known, route.Registry)
 		for _, name := range append([]string{route.Registry}, route.Hosts...) {
 			name = strings.ToLower(name)
@@ -109,7 +122,8 @@ const (
 type call struct {
 	operation operation
 	name      string // as the client wrote it
-	reference string // a tag or a digest
+	reference string // a tag, a digest, or an upload's id
+	client    policy.Client
 }
 
 var (
@@ -158,7 +172,8 @@ func parse(u *url.URL) (call, error) {
 	}
 	for _, blobs := range []int{n - 3, n - 2} { // with an upload's id or a slash after it, and without
 		if blobs > 0 && parts[blobs] == "blobs" && parts[blobs+1] == "uploads" {
-			return call{operation: opUpload, name: strings.Join(parts[:blobs], "/")}, nil
+			id := strings.Join(parts[blobs+2:], "")
+			return call{operation: opUpload, name: strings.Join(parts[:blobs], "/"), reference: id}, nil
 		}
 	}
 	c := call{name: strings.Join(parts[:n-2], "/"), reference: parts[n-1]}

@@ -7,18 +7,19 @@
 // credentials or requests to places of its choosing.
 //
 // The package never decides whether anything is trusted, writes nothing to a
-// registry but the signatures and attestations that a person asks it to attach,
-// and never puts credentials, tokens or signed URLs into an error.
+// registry but what a person attaches or a client pushes, and never puts
+// credentials, tokens or signed URLs into an error.
 //
 // # Where requests may go
 //
-// A registry names two kinds of places to go to: the token server of its
-// challenge, and the targets of its redirects. Both are held to these rules,
-// however the names resolve at the moment of dialing:
+// A registry names three kinds of places to go to: the token server of its
+// challenge, the targets of its redirects, and where a blob is to be sent. All
+// are held to these rules, however the names resolve at the moment of dialing:
 //
 //   - Credentials go to the configured host, and to token servers of the same
 //     site (registry-1.docker.io and auth.docker.io) or those that the
-//     configuration names. Redirects to another origin lose them.
+//     configuration names. Redirects to another origin lose them, and blobs
+//     are sent to other origins without them.
 //   - A registry that is reached over https cannot lead to plain http, unless
 //     its route is insecure.
 //   - Addresses of this machine and of private networks may be dialed only when
@@ -34,5 +35,6 @@
 //
 // The first two rules add to those of oras-go 2.7.0, which refuses plain-http
 // and unsafe token servers (CVE-2026-48978) and upload locations on other hosts
-// (CVE-2026-50151), and drops credentials on redirects to another origin.
+// (CVE-2026-50151; blobs that clients push are sent without it, see above), and
+// drops credentials on redirects to another origin.
 package upstream

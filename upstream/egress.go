@@ -30,6 +30,7 @@ func (r *refusal) Error() string { return r.what }
 // lead to passes through it.
 type egress struct {
 	base     *http.Transport
+	patient  *http.Transport // for content on its way in: a registry may think long about a blob
 	upstream *url.URL
 	insecure bool
 	tokens   []string // hosts that may be sent credentials beside the upstream's, in lower case
@@ -48,8 +49,12 @@ func (e *egress) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
+	base := e.base
+	if carriesContent(req.Context()) {
+		base = e.patient
+	}
 	if !e.isUpstream(req.URL) || e.proxied(req.URL) {
-		return e.base.RoundTrip(req)
+		return base.RoundTrip(req)
 	}
 	// Only an address that has answered, and with a certificate of the
 	// upstream's name, widens what the upstream may lead to. An address that
@@ -58,7 +63,7 @@ func (e *egress) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { from = info.Conn.RemoteAddr() },
 	})
-	resp, err := e.base.RoundTrip(req.WithContext(ctx))
+	resp, err := base.RoundTrip(req.WithContext(ctx))
 	if err == nil {
 		if tcp, ok := from.(*net.TCPAddr); ok {
 			e.reached.Store(int32(reach.Of(tcp.AddrPort().Addr())))
@@ -86,7 +91,10 @@ func (e *egress) check(req *http.Request) error {
 		}
 	}
 	carries := req.Header.Get("Authorization") != "" || (req.Body != nil && req.Body != http.NoBody)
-	if carries && !e.isTokenServer(u) {
+	// What is pushed goes where the registry wants it, without credentials. A
+	// token server is never asked by these methods.
+	pushes := carriesContent(req.Context()) && (req.Method == http.MethodPatch || req.Method == http.MethodPut) && req.Header.Get("Authorization") == ""
+	if carries && !pushes && !e.isTokenServer(u) {
 		return &refusal{
 			fmt.Sprintf("the registry names %s as its token server, which is not of its site and is not sent credentials", clip(u.Host, 255)),
 			"add that host to the route's token hosts if it is right",

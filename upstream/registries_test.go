@@ -273,7 +273,7 @@ func (s *tokenServer) answer(w http.ResponseWriter, r *http.Request) {
 		Issuer: tokenIssuer, Subject: user, Audience: []string{tokenService}, JWTID: rand.Text(),
 		Expiration: time.Now().Add(time.Hour).Unix(), NotBefore: time.Now().Add(-time.Minute).Unix(), IssuedAt: time.Now().Unix(),
 	}
-	for scope := range strings.FieldsSeq(r.FormValue("scope")) {
+	for scope := range strings.FieldsSeq(strings.Join(r.Form["scope"], " ")) { // r.FormValue has read the form
 		part := strings.Split(scope, ":")
 		if len(part) == 3 && (user != "" || s.anonymous) {
 			claims.Access = append(claims.Access, &token.ResourceActions{Type: part[0], Name: part[1], Actions: strings.Split(part[2], ",")})

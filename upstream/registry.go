@@ -155,7 +155,10 @@ func parseBase(o Options) (*url.URL, error) {
 func (r *Registry) Name() string { return r.name }
 
 // Close ends idle connections.
-func (r *Registry) Close() { r.egress.base.CloseIdleConnections() }
+func (r *Registry) Close() {
+	r.egress.base.CloseIdleConnections()
+	r.egress.patient.CloseIdleConnections()
+}
 
 // Ping asks the registry, with the route's credentials, whether it is there.
 //

@@ -24,6 +24,9 @@ import (
 const (
 	// headerTimeout is how long a registry may think about one request.
 	headerTimeout = 30 * time.Second
+	// commitTimeout is how long a registry may think about a blob that it has
+	// been sent; some read all of it again.
+	commitTimeout = 10 * time.Minute
 	// metadataTimeout bounds one whole question where the caller sets no
 	// deadline, retries included.
 	metadataTimeout = time.Minute
@@ -75,6 +78,8 @@ func newTransport(o Options, upstream *url.URL) (*egress, http.RoundTripper, err
 		// Digests and ranges are about the bytes as they are stored.
 		DisableCompression: true,
 	}
+	e.patient = e.base.Clone()
+	e.patient.ResponseHeaderTimeout = commitTimeout
 	return e, &retry.Transport{Base: e, Policy: func() retry.Policy { return patience{} }}, nil
 }
 

@@ -20,10 +20,10 @@ import (
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/trustgate/trustgate/access"
 	"github.com/trustgate/trustgate/api"
 	"github.com/trustgate/trustgate/cmd/trustgate/config"
 	"github.com/trustgate/trustgate/oci"
-	"github.com/trustgate/trustgate/proxy"
 )
 
 func newServe() *cobra.Command {
@@ -142,7 +142,7 @@ func (s *service) publicServer(ctx context.Context) *http.Server {
 		Handler:           s.withAPI(s.handler, false),
 		Protocols:         protocols,
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       time.Minute, // requests have no bodies to speak of
+		ReadTimeout:       time.Minute, // pushes extend it for as long as they come steadily
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          zap.NewStdLog(s.log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))),
@@ -150,15 +150,23 @@ func (s *service) publicServer(ctx context.Context) *http.Server {
 	}
 }
 
-// withAPI answers the JSON API beside what else a listener answers.
+// withAPI answers the JSON API beside what else a listener answers, and gives out
+// tokens where a person has to prove who they are.
 func (s *service) withAPI(rest http.Handler, operator bool) http.Handler {
-	documents := api.HTTP{API: *s.api(), Client: proxy.Client, Operator: operator, Log: s.log}.Handler()
+	documents := api.HTTP{API: *s.api(), Operator: operator, Log: s.log}
+	if !operator {
+		documents.Access = s.access
+	}
+	answers := documents.Handler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, api.Prefix) {
-			documents.ServeHTTP(w, r)
-			return
+		switch {
+		case strings.HasPrefix(r.URL.Path, api.Prefix):
+			answers.ServeHTTP(w, r)
+		case strings.HasPrefix(r.URL.Path, access.TokenPath) && !operator:
+			s.access.ServeHTTP(w, r)
+		default:
+			rest.ServeHTTP(w, r)
 		}
-		rest.ServeHTTP(w, r)
 	})
 }
 
@@ -180,6 +188,9 @@ func serverTLS(c *config.TLS) (*tls.Config, error) {
 			return nil, fmt.Errorf("there is no certificate in %s", c.ClientCA)
 		}
 		setup.ClientAuth = tls.RequireAndVerifyClientCert
+		if c.ClientCert == "optional" {
+			setup.ClientAuth = tls.VerifyClientCertIfGiven
+		}
 	}
 	return setup, nil
 }

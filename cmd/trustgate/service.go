@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
+	"github.com/trustgate/trustgate/access"
 	"github.com/trustgate/trustgate/api"
 	"github.com/trustgate/trustgate/attest"
 	"github.com/trustgate/trustgate/cache"
@@ -53,6 +56,7 @@ type service struct {
 	policy    *policy.Engine
 	gate      *gate.Gate
 	metrics   *prometheus.Registry
+	access    *access.Access
 	handler   *proxy.Handler
 }
 
@@ -151,10 +155,55 @@ func (s *service) open(ctx context.Context) error {
 	if s.gate, err = gate.New(options); err != nil {
 		return err
 	}
+	clientKey, err := access.OpenKey(cfg.ClientKey())
+	if err != nil {
+		return err
+	}
+	if s.access, err = s.openAccess(clientKey); err != nil {
+		return err
+	}
 	s.handler, err = proxy.New(proxy.Options{
-		Gate: s.gate, Routes: proxyRoutes(cfg), Metrics: proxy.NewMetrics(s.metrics), Log: s.log,
+		Gate: s.gate, Routes: proxyRoutes(cfg), Access: s.access, Metrics: proxy.NewMetrics(s.metrics), Log: s.log,
+		Key: clientKey, ManifestLimit: int64(cfg.Limits.Manifest),
 	})
 	return err
+}
+
+func (s *service) openAccess(key []byte) (*access.Access, error) {
+	c := s.config.Clients
+	o := access.Options{
+		Htpasswd: string(c.Htpasswd), Anonymous: c.Anonymous, Writers: c.Push,
+		Rate:    access.Rate{PerSecond: c.Rate.PerSecond, Burst: c.Rate.Burst},
+		Recheck: time.Duration(c.Recheck), Stale: time.Duration(s.config.Verdicts.Stale),
+		Key: key, URL: c.URL, Upstreams: map[string]*upstream.Registry{},
+	}
+	for _, i := range c.Issuers {
+		issuer := access.Issuer{Name: i.Name, URL: i.URL, Audience: i.Audience, Identity: i.Identity, Claims: i.Claims}
+		if i.CA != "" {
+			raw, err := readKeyFile(string(i.CA))
+			if err != nil {
+				return nil, fmt.Errorf("reading the CA of the issuer %s: %w", i.Name, err)
+			}
+			roots := x509.NewCertPool()
+			if !roots.AppendCertsFromPEM(raw) {
+				return nil, fmt.Errorf("there is no certificate in %s", i.CA)
+			}
+			transport := http.DefaultTransport.(*http.Transport).Clone()
+			transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+			issuer.Client = &http.Client{Transport: transport}
+		}
+		o.Issuers = append(o.Issuers, issuer)
+	}
+	for i, r := range s.config.Routes {
+		if r.Clients == "upstream" {
+			o.Upstreams[r.Registry] = s.upstreams[i]
+		}
+	}
+	var err error
+	if o.Repository, err = proxy.Repositories(proxyRoutes(s.config)); err != nil {
+		return nil, err
+	}
+	return access.New(o)
 }
 
 func (s *service) gateOptions(routes []gate.Route, t *trust) gate.Options {
@@ -289,7 +338,7 @@ func evidenceLimits(cfg *config.Config) evidence.Limits {
 func proxyRoutes(cfg *config.Config) []proxy.Route {
 	var routes []proxy.Route
 	for _, r := range cfg.Routes {
-		routes = append(routes, proxy.Route{Registry: r.Registry, Hosts: r.Hosts, Default: r.Default})
+		routes = append(routes, proxy.Route{Registry: r.Registry, Hosts: r.Hosts, Default: r.Default, Push: proxy.PushMode(r.Push)})
 	}
 	return routes
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/gobwas/glob"
 	"github.com/goccy/go-yaml/token"
 
+	"github.com/trustgate/trustgate/access"
 	"github.com/trustgate/trustgate/oci"
 )
 
@@ -22,15 +24,6 @@ var later = []struct {
 	what string
 	used func(*Config) []string // paths
 }{
-	{"pushing through the gate", func(c *Config) []string {
-		var paths []string
-		for i, r := range c.Routes {
-			if r.Push == "pass" || r.Push == "judge" {
-				paths = append(paths, fmt.Sprintf("routes[%d].push", i))
-			}
-		}
-		return paths
-	}},
 	{"OPA's own configuration", func(c *Config) []string {
 		if len(c.Policy.OPA) > 0 {
 			return []string{"policy.opa"}
@@ -54,6 +47,7 @@ type checker struct {
 func (c *Config) check(r *reader) {
 	k := checker{r, c}
 	k.listeners()
+	k.clients()
 	k.routes()
 	k.trust()
 	k.policy()
@@ -127,9 +121,7 @@ func (k checker) listeners() {
 			k.wrong(path, "%q is not an address; write it as 127.0.0.1:5000 or :5000", address)
 			continue
 		}
-		ip, err := netip.ParseAddr(host)
-		local := host == "localhost" || (err == nil && ip.IsLoopback())
-		if !local && (path == "admin" || c.TLS == nil) {
+		if local := isLoopback(host); !local && (path == "admin" || c.TLS == nil) {
 			what := "without TLS"
 			if path == "admin" {
 				what = "with profiles and metrics"
@@ -141,6 +133,83 @@ func (k checker) listeners() {
 		k.readable("tls.cert", c.TLS.Cert, true)
 		k.readable("tls.key", c.TLS.Key, true)
 		k.readable("tls.client_ca", c.TLS.ClientCA, false)
+		if c.TLS.ClientCert != "" {
+			k.oneOf("tls.client_cert", c.TLS.ClientCert, "required", "optional")
+		}
+	}
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || (err == nil && ip.IsLoopback())
+}
+
+func (k checker) clients() {
+	c := &k.config.Clients
+	k.readable("clients.htpasswd", c.Htpasswd, false)
+	if c.Key != "" {
+		k.readable("clients.key", c.Key, true)
+	}
+	names := map[string]bool{}
+	for i, issuer := range c.Issuers {
+		path := fmt.Sprintf("clients.issuers[%d]", i)
+		u, err := url.Parse(issuer.URL)
+		switch {
+		case issuer.Name == "" || strings.ContainsAny(issuer.Name, ": "):
+			k.wrong(path+".name", "%q is no name; identities begin with it: ci makes ci:repo:acme/app", issuer.Name)
+		case names[issuer.Name]:
+			k.wrong(path+".name", "%q is there already", issuer.Name)
+		case err != nil || u.Host == "" || (u.Scheme != "https" && !(u.Scheme == "http" && isLoopback(u.Hostname()))):
+			k.wrong(path+".url", "%q is not an https URL, as it stands in the tokens' iss", issuer.URL)
+		case issuer.Audience == "":
+			k.wrong(path+".audience", "any token of the issuer would do without one; say what the tokens' aud must be, such as trustgate")
+		}
+		names[issuer.Name] = true
+		k.readable(path+".ca", issuer.CA, false)
+	}
+	if u, err := url.Parse(c.URL); c.URL != "" && (err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http")) {
+		k.wrong("clients.url", "%q is not the http or https URL of the gate", c.URL)
+	}
+	for i, pattern := range c.Push {
+		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
+			k.wrong(fmt.Sprintf("clients.push[%d]", i), "%q is no pattern of identities, such as ci:repo:acme/*", pattern)
+		}
+	}
+	if c.Rate.PerSecond < 0 || c.Rate.Burst < 0 {
+		k.wrong("clients.rate", "it cannot be negative")
+	}
+	own := c.Htpasswd != "" || len(c.Issuers) > 0
+	certificates := k.config.TLS != nil && k.config.TLS.ClientCA != ""
+	if c.Anonymous && !own {
+		k.wrong("clients.anonymous", "everybody may pull already: nobody is asked who they are without htpasswd or issuers")
+	}
+	if slices.ContainsFunc(c.Push, func(pattern string) bool { return pattern != access.Anybody }) && !own && !certificates {
+		k.wrong("clients.push", "nobody can prove who they are; add htpasswd, issuers or tls.client_ca")
+	}
+	host, _, err := net.SplitHostPort(k.config.Listen)
+	if err != nil || isLoopback(host) {
+		return
+	}
+	if slices.Contains(c.Push, access.Anybody) {
+		k.config.Warnings = append(k.config.Warnings, fmt.Sprintf("clients.push: anybody who reaches %s can push and delete where routes let", k.config.Listen))
+	}
+	asks := own || slices.ContainsFunc(k.config.Routes, func(r Route) bool { return r.Clients == "upstream" })
+	if asks && k.config.TLS == nil && !strings.HasPrefix(c.URL, "https:") {
+		k.config.Warnings = append(k.config.Warnings, "clients: passwords and tokens cross the network unencrypted; add tls, or say by url that TLS ends before the gate")
+	}
+}
+
+// push sees to it that nobody opens a registry by accident: the gate pushes with
+// its own credentials.
+func (k checker) push(path string, r Route) {
+	if r.Push != "pass" && r.Push != "judge" {
+		return
+	}
+	switch {
+	case r.Clients == "upstream":
+		k.wrong(path+".push", "clients of %s push to it directly: the gate would with its own credentials", r.Registry)
+	case len(k.config.Clients.Push) == 0:
+		k.wrong(path+".push", "say who may push: clients.push has patterns of identities, %q is everybody who proves to be somebody, %q anybody at all", "*", access.Anybody)
 	}
 }
 
@@ -173,7 +242,9 @@ func (k checker) routes() {
 		}
 		k.oneOf(path+".mode", r.Mode, "enforce", "annotate", "audit")
 		k.oneOf(path+".errors", r.Errors, "block", "annotate")
+		k.oneOf(path+".clients", r.Clients, "gate", "upstream")
 		k.oneOf(path+".push", r.Push, "deny", "pass", "judge")
+		k.push(path, r)
 		k.upstream(path, r)
 		for j, s := range r.Scopes {
 			scope := fmt.Sprintf("%s.scopes[%d]", path, j)

@@ -20,6 +20,7 @@ type Config struct {
 	TLS       *TLS      `yaml:"tls"`
 	Admin     string    `yaml:"admin"`
 	Data      Path      `yaml:"data"`
+	Clients   Clients   `yaml:"clients"`
 	Routes    []Route   `yaml:"routes"`
 	Platforms []string  `yaml:"platforms"`
 	Trust     Trust     `yaml:"trust"`
@@ -39,11 +40,42 @@ type Config struct {
 }
 
 // TLS makes the registry listener speak TLS. With ClientCA, clients must show a
-// certificate, whose subject reaches the rules as input.request.client.identity.
+// certificate, or may where it is optional; its subject reaches the rules as
+// input.request.client.identity.
 type TLS struct {
-	Cert     Path `yaml:"cert"`
-	Key      Path `yaml:"key"`
-	ClientCA Path `yaml:"client_ca"`
+	Cert       Path   `yaml:"cert"`
+	Key        Path   `yaml:"key"`
+	ClientCA   Path   `yaml:"client_ca"`
+	ClientCert string `yaml:"client_cert"` // required or optional
+}
+
+// Clients says how those who pull prove who they are. Without htpasswd and
+// issuers nobody has to, beyond what tls and routes ask for.
+type Clients struct {
+	Htpasswd  Path     `yaml:"htpasswd"`
+	Issuers   []Issuer `yaml:"issuers"`
+	Anonymous bool     `yaml:"anonymous"` // also those who prove nothing may pull
+	Push      []string `yaml:"push"`      // patterns of identities that may push
+	Rate      Rate     `yaml:"rate"`
+	Recheck   Duration `yaml:"recheck"` // of what a route's registry lets a client
+	URL       string   `yaml:"url"`
+	Key       Path     `yaml:"key"` // "" is a key in the data folder, made at the first start
+}
+
+// Issuer is an OpenID provider whose tokens clients show.
+type Issuer struct {
+	Name     string              `yaml:"name"`
+	URL      string              `yaml:"url"`
+	Audience string              `yaml:"audience"`
+	Identity string              `yaml:"identity"`
+	Claims   map[string][]string `yaml:"claims"`
+	CA       Path                `yaml:"ca"`
+}
+
+// Rate bounds what one client may ask.
+type Rate struct {
+	PerSecond float64 `yaml:"per_second"`
+	Burst     int     `yaml:"burst"`
 }
 
 // Route is one registry behind the gate.
@@ -58,6 +90,7 @@ type Route struct {
 	CA          Path        `yaml:"ca"`
 	Credentials Credentials `yaml:"credentials"`
 	Lookaside   []string    `yaml:"lookaside"`
+	Clients     string      `yaml:"clients"` // gate, or upstream: the registry decides by their own credentials
 	Push        string      `yaml:"push"`
 	Scopes      []Scope     `yaml:"scopes"`
 }
@@ -253,6 +286,7 @@ func Default() *Config {
 			Serve: Duration(10 * time.Minute), Block: Duration(30 * time.Second), Tag: Duration(30 * time.Second),
 			Stale: Duration(24 * time.Hour), Deadline: Duration(30 * time.Second), Depth: 16,
 		},
+		Clients:   Clients{Recheck: Duration(time.Minute)},
 		Cache:     Cache{MaxSize: 50 << 30},
 		Summaries: Summaries{Verifier: "https://github.com/trustgate/trustgate"},
 		Packages:  Packages{MaxSize: 32 << 30, Timeout: Duration(10 * time.Minute)},
@@ -276,7 +310,9 @@ func Default() *Config {
 }
 
 // defaultRoute is what a route that a person wrote starts from.
-func defaultRoute() Route { return Route{Mode: "enforce", Errors: "block", Push: "deny"} }
+func defaultRoute() Route {
+	return Route{Mode: "enforce", Errors: "block", Clients: "gate", Push: "deny"}
+}
 
 func dataFolder() string {
 	if home := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(home) {
@@ -315,6 +351,15 @@ func (c *Config) SummaryKey() string {
 		return string(c.Summaries.Key)
 	}
 	return filepath.Join(string(c.Data), "verdicts.key")
+}
+
+// ClientKey is the key that what clients carry is sealed with: tokens, and
+// uploads under way. Gates that serve the same clients share it.
+func (c *Config) ClientKey() string {
+	if c.Clients.Key != "" {
+		return string(c.Clients.Key)
+	}
+	return filepath.Join(string(c.Data), "clients.key")
 }
 
 // LedgerDSN names the ledger.
