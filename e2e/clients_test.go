@@ -17,6 +17,8 @@ type client struct {
 	// pull gets the image's tag from a gate, or from the registry itself if
 	// gate is nil, and keeps a copy that arrived can look at.
 	pull func(t testing.TB, from *gate, of image) (seen outcome, arrived func(t testing.TB))
+	// pullAs is pull by a user, written user:password; containerd alone has it.
+	pullAs func(t testing.TB, from *gate, of image, user string) (seen outcome, arrived func(t testing.TB))
 	// showsReason says that the client prints the message of a refusal;
 	// otherwise refused is all that a person sees of it.
 	showsReason bool
@@ -160,7 +162,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
 			t.Logf("the last lines of %s:\n%s", name, p.tail(20))
 		}
 	})
-	return client{
+	c := client{
 		name: "containerd",
 		version: func(t testing.TB) string {
 			fields := strings.Fields(the.run(t, daemon, "--version").ok(t).output)
@@ -168,7 +170,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
 		},
 		showsReason: showsReason,
 		refused:     "403 Forbidden",
-		pull: func(t testing.TB, from *gate, of image) (outcome, func(testing.TB)) {
+		pullAs: func(t testing.TB, from *gate, of image, user string) (outcome, func(testing.TB)) {
 			// A namespace of its own, so that nothing is there before.
 			namespace := "n" + filepath.Base(filepath.Dir(t.TempDir())) + filepath.Base(t.TempDir())
 			namespace = strings.Map(func(r rune) rune {
@@ -185,6 +187,9 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
 			} else {
 				args = append(args, "--hosts-dir", hostsDir(t, from, of))
 			}
+			if user != "" {
+				args = append(args, "--user", user)
+			}
 			seen := the.run(t, ctr, append(args, of.String())...)
 			return seen, func(t testing.TB) {
 				t.Helper()
@@ -198,6 +203,8 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
 			}
 		},
 	}
+	c.pull = func(t testing.TB, from *gate, of image) (outcome, func(testing.TB)) { return c.pullAs(t, from, of, "") }
+	return c
 }
 
 // hostsDir configures containerd so that there is only the gate: its server is

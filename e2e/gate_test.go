@@ -77,18 +77,9 @@ cache: {driver: {filesystem: {rootdirectory: {{.Data}}/cache}}}
 log: {level: info, format: json}
 `))
 
-// startGate runs trustgate with a configuration and folders of its own. It is
-// stopped with the test, and its log printed if the test failed.
+// startGate runs trustgate before the two registries.
 func startGate(t testing.TB, options gateOptions) *gate {
 	t.Helper()
-	dir, err := os.MkdirTemp(the.dir, "gate-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := &gate{data: filepath.Join(dir, "data"), tmp: filepath.Join(dir, "tmp"), config: filepath.Join(dir, "trustgate.yaml")}
-	if err := os.Mkdir(g.tmp, 0o700); err != nil {
-		t.Fatal(err)
-	}
 	if options.Upstream == "" {
 		options.Upstream = "http://" + the.apps.addr
 	}
@@ -98,6 +89,28 @@ func startGate(t testing.TB, options gateOptions) *gate {
 	if options.Block == "" {
 		options.Block = "2s"
 	}
+	type side struct{ Addr, Host string }
+	return launch(t, gateConfig, map[string]any{
+		"Arch": runtime.GOARCH, "Tags": options.Git, "Second": options.Second, "Upstream": options.Upstream, "Serve": options.Serve, "Block": options.Block,
+		"World": map[string]any{
+			"Apps": side{the.apps.addr, the.apps.host}, "Bases": side{the.bases.addr, the.bases.host},
+			"Lookaside": the.lookaside(), "Keyring": the.pgp.keyring, "CosignKey": the.cosign.public, "Git": the.gitAddr,
+		},
+	})
+}
+
+// launch runs trustgate with a configuration and folders of its own. It is
+// stopped with the test, and its log printed if the test failed.
+func launch(t testing.TB, configuration *template.Template, values map[string]any) *gate {
+	t.Helper()
+	dir, err := os.MkdirTemp(the.dir, "gate-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gate{data: filepath.Join(dir, "data"), tmp: filepath.Join(dir, "tmp"), config: filepath.Join(dir, "trustgate.yaml")}
+	if err := os.Mkdir(g.tmp, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	var ports [2]int
 	for i := range ports {
 		if ports[i], err = freePort(); err != nil {
@@ -105,17 +118,9 @@ func startGate(t testing.TB, options gateOptions) *gate {
 		}
 	}
 	g.addr = "127.0.0.1:" + strconv.Itoa(ports[0])
-	type side struct{ Addr, Host string }
+	values["Listen"], values["Admin"], values["Data"] = g.addr, "127.0.0.1:"+strconv.Itoa(ports[1]), g.data
 	var config bytes.Buffer
-	err = gateConfig.Execute(&config, map[string]any{
-		"Listen": g.addr, "Admin": "127.0.0.1:" + strconv.Itoa(ports[1]), "Data": g.data, "Arch": runtime.GOARCH,
-		"Tags": options.Git, "Second": options.Second, "Upstream": options.Upstream, "Serve": options.Serve, "Block": options.Block,
-		"World": map[string]any{
-			"Apps": side{the.apps.addr, the.apps.host}, "Bases": side{the.bases.addr, the.bases.host},
-			"Lookaside": the.lookaside(), "Keyring": the.pgp.keyring, "CosignKey": the.cosign.public, "Git": the.gitAddr,
-		},
-	})
-	if err != nil {
+	if err := configuration.Execute(&config, values); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(g.config, config.Bytes(), 0o600); err != nil {
@@ -145,7 +150,7 @@ func (g *gate) start(t testing.TB) {
 	t.Helper()
 	env := append([]string(nil), the.env...)
 	env = append(env, "TMPDIR="+g.tmp)
-	p, err := start(filepath.Dir(g.config), "trustgate", env, answers("http://"+g.addr+"/v2/", http.StatusOK),
+	p, err := start(filepath.Dir(g.config), "trustgate", env, answers("http://"+g.addr+"/v2/", http.StatusOK, http.StatusUnauthorized),
 		the.trustgate, "serve", "--config", g.config)
 	if err != nil {
 		t.Fatal(err)

@@ -23,6 +23,11 @@ type registry struct {
 
 // startRegistry serves the folder root, which may be one that TrustGate filled.
 func startRegistry(w *world, name, host, root string) (*registry, error) {
+	return startRegistryWith(w, name, host, root, "")
+}
+
+// startRegistryWith adds lines to the registry's configuration.
+func startRegistryWith(w *world, name, host, root, more string) (*registry, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, err
@@ -36,11 +41,11 @@ storage:
   delete: {enabled: true}
   maintenance: {uploadpurging: {enabled: false}}
 http: {addr: %q}
-`, root, r.addr), 0o600)
+%s`, root, r.addr, more), 0o600)
 	if err != nil {
 		return nil, err
 	}
-	r.process, err = start(w.dir, name, w.env, answers("http://"+r.addr+"/v2/", http.StatusOK), w.path("registry"), "serve", config)
+	r.process, err = start(w.dir, name, w.env, answers("http://"+r.addr+"/v2/", http.StatusOK, http.StatusUnauthorized), w.path("registry"), "serve", config)
 	return r, err
 }
 
