@@ -183,6 +183,9 @@ func (h HTTP) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &many):
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(many.After.Seconds()))))
 		status = http.StatusTooManyRequests
+	case errors.Is(err, gate.ErrBusy):
+		w.Header().Set("Retry-After", "5")
+		status = http.StatusTooManyRequests
 	case errors.Is(err, errQuestion), errors.Is(err, oci.ErrReference), errors.Is(err, oci.ErrDigest):
 		status = http.StatusBadRequest
 	case errors.Is(err, gate.ErrUnknownRegistry), errors.Is(err, oci.ErrNotFound):

@@ -14,6 +14,9 @@ var errCycle = errors.New("the chain of parents leads back to itself")
 // ErrClosed reports a judgement that did not begin, since the gate is ending.
 var ErrClosed = errors.New("the gate is shutting down")
 
+// ErrBusy reports a judgement that did not begin, since too many are under way.
+var ErrBusy = errors.New("too many images are being judged")
+
 // flights lets one judgement run per key, however many pulls and children
 // wait for it. Judgements wait for one another, parents before children, so
 // plain single flight would deadlock on two images that each claim the other
@@ -129,6 +132,20 @@ func (g *Gate) run(ctx context.Context, target *flight, fn func(context.Context)
 		g.flights.mu.Unlock()
 		close(target.done)
 	}()
+	if nested := ctx.Value(flightKey{}) != nil; !nested && g.judging != nil {
+		patience := time.NewTimer(g.Lifetimes.Deadline / 2)
+		defer patience.Stop()
+		select {
+		case g.judging <- struct{}{}:
+			defer func() { <-g.judging }()
+		case <-patience.C:
+			target.err = ErrBusy
+			return
+		case <-running.Done():
+			target.err = context.Cause(running)
+			return
+		}
+	}
 	target.admission, target.err = fn(running)
 }
 

@@ -88,6 +88,9 @@ type Limits struct {
 	Config   int64 // bytes of an image config
 	Parents  int   // direct parents of one image
 	Nodes    int   // images judged for one pull
+	// Judgements at once, parents not counted; no bound when zero. Who comes when
+	// there are so many waits, and gets ErrBusy after half of Lifetimes.Deadline.
+	Judgements int
 }
 
 // Options are a gate's parts.
@@ -130,6 +133,7 @@ type Gate struct {
 	stop       context.CancelFunc
 	work       sync.WaitGroup
 
+	judging      chan struct{} // a slot for each judgement; nil without a bound
 	revalidating chan struct{} // a slot for each judgement in the background
 	examining    struct {
 		sync.Mutex
@@ -165,6 +169,9 @@ func New(options Options) (*Gate, error) {
 	g.forgotten.manifests, _ = lru.New[string, time.Time](memoEntries)
 	g.summarized, _ = lru.New[string, oci.Descriptor](memoEntries)
 	g.revalidating = make(chan struct{}, 4)
+	if g.Limits.Judgements > 0 {
+		g.judging = make(chan struct{}, g.Limits.Judgements)
+	}
 	g.examining.waiting, g.examining.slots = map[examinee]map[string]node{}, make(chan struct{}, examiners)
 	g.background, g.stop = context.WithCancel(context.Background())
 	g.flights.init()

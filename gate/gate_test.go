@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -547,4 +548,38 @@ func TestArtifactsAreJudged(t *testing.T) {
 	chart := s.Push("chart", "1", mutate.ConfigMediaType(built, "application/vnd.cncf.helm.config.v1+json"))
 	g := s.Gate(stage.Options{})
 	expect(t, s.Pull(g, chart.Reference()), policy.Block, "signature.missing")
+}
+
+// TestJudgementsAtOnce: parents and children need no slot of their own, and who
+// waits too long for one is told to come back.
+func TestJudgementsAtOnce(t *testing.T) {
+	s := stage.New(t)
+	base := s.Trusted(s.Image("base/os", nil))
+	app := s.Trusted(s.Image("app", base), base)
+	slow := s.Trusted(s.Image("slow", base), base)
+	reached, release := make(chan struct{}), make(chan struct{})
+	s.Upstream.Interpose(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.URL.Path, "/slow/referrers/") {
+				close(reached)
+				<-release
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	g := s.Gate(stage.Options{Judgements: 1, Deadline: 2 * time.Second})
+	waited := make(chan *gate.Admission, 1)
+	go func() {
+		a, _ := s.TryPull(g, slow.Reference())
+		waited <- a
+	}()
+	<-reached
+	if _, err := s.TryPull(g, app.Reference()); !errors.Is(err, gate.ErrBusy) {
+		t.Errorf("while the only slot is taken: %v", err)
+	}
+	close(release)
+	if a := <-waited; a == nil || a.Verdict.Action != policy.Serve {
+		t.Errorf("who has the slot gets %+v", a)
+	}
+	expect(t, s.Pull(g, app.Reference()), policy.Serve, "")
 }

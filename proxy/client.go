@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/trustgate/trustgate/access"
+	"github.com/trustgate/trustgate/gate"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/policy"
 	"github.com/trustgate/trustgate/upstream"
@@ -40,7 +41,8 @@ func (h *Handler) mayWrite(r *http.Request, repository oci.Reference) (policy.Cl
 	return policy.Client{}, errReadOnly
 }
 
-// turnedAway answers a client that may not ask, whatever it asks for.
+// turnedAway answers a client that may not ask, or not now, whatever it asks
+// for.
 func turnedAway(w http.ResponseWriter, r *http.Request, err error) bool {
 	var (
 		challenge *access.Challenge
@@ -53,6 +55,9 @@ func turnedAway(w http.ResponseWriter, r *http.Request, err error) bool {
 	case errors.As(err, &many):
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(many.After.Seconds()))))
 		writeError(w, r, http.StatusTooManyRequests, codeTooManyRequests, message, "")
+	case errors.Is(err, gate.ErrBusy):
+		w.Header().Set("Retry-After", retryAfter)
+		writeError(w, r, http.StatusTooManyRequests, codeTooManyRequests, message+"; try again", "")
 	case errors.Is(err, access.ErrDenied):
 		writeError(w, r, http.StatusForbidden, codeDenied, message, "")
 	default:

@@ -216,7 +216,7 @@ func (s *service) gateOptions(routes []gate.Route, t *trust) gate.Options {
 			Tag: time.Duration(cfg.Verdicts.Tag), Stale: time.Duration(cfg.Verdicts.Stale),
 			Deadline: time.Duration(cfg.Verdicts.Deadline), Depth: cfg.Verdicts.Depth,
 		},
-		Limits: gate.Limits{Evidence: evidenceLimits(cfg), Config: maxConfig, Parents: maxParents, Nodes: maxImages},
+		Limits: gate.Limits{Evidence: evidenceLimits(cfg), Config: maxConfig, Parents: maxParents, Nodes: maxImages, Judgements: cfg.Limits.Judgements},
 	}
 	for _, p := range cfg.Platforms {
 		// The configuration has been checked.

@@ -93,16 +93,18 @@ func (s *Stage) Pass(d time.Duration) { s.offset.Add(int64(d)) }
 
 // Options change the parts of the gate that a test is about.
 type Options struct {
-	Mode      policy.Mode
-	Rego      string   // a team's own module
-	Names     []string // further registries, whose upstream is the same one
-	Roots     []gate.Root
-	Depth     int
-	Nodes     int
-	Platforms []oci.Platform
-	Packages  bool // examine them
-	Source    gate.TagFinder
-	Log       *zap.Logger
+	Mode       policy.Mode
+	Rego       string   // a team's own module
+	Names      []string // further registries, whose upstream is the same one
+	Roots      []gate.Root
+	Depth      int
+	Nodes      int
+	Judgements int
+	Deadline   time.Duration
+	Platforms  []oci.Platform
+	Packages   bool // examine them
+	Source     gate.TagFinder
+	Log        *zap.Logger
 }
 
 // Gate opens a gate over the stage's folder.
@@ -117,6 +119,9 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 	}
 	if o.Nodes == 0 {
 		o.Nodes = 256
+	}
+	if o.Deadline == 0 {
+		o.Deadline = 20 * time.Second
 	}
 	if o.Log == nil {
 		o.Log = zaptest.NewLogger(s, zaptest.Level(zap.WarnLevel))
@@ -179,9 +184,9 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 		Cache:     content, Ledger: book, Platforms: o.Platforms,
 		Lifetimes: gate.Lifetimes{
 			Serve: 10 * time.Minute, Block: 30 * time.Second, Tag: 30 * time.Second, Stale: 24 * time.Hour,
-			Deadline: 20 * time.Second, Depth: o.Depth,
+			Deadline: o.Deadline, Depth: o.Depth,
 		},
-		Limits: gate.Limits{Evidence: limits, Config: 1 << 20, Parents: 32, Nodes: o.Nodes},
+		Limits: gate.Limits{Evidence: limits, Config: 1 << 20, Parents: 32, Nodes: o.Nodes, Judgements: o.Judgements},
 		Log:    o.Log, Now: s.Now,
 	})
 	s.Must(err)

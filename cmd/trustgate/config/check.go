@@ -475,7 +475,7 @@ func (k checker) numbers() {
 	}
 	for path, n := range map[string]int64{
 		"verdicts.depth": int64(c.Verdicts.Depth), "limits.manifest": int64(c.Limits.Manifest), "limits.attestation": int64(c.Limits.Attestation),
-		"limits.signatures": int64(c.Limits.Signatures), "limits.referrers": int64(c.Limits.Referrers), "limits.connections": int64(c.Limits.Connections),
+		"limits.signatures": int64(c.Limits.Signatures), "limits.referrers": int64(c.Limits.Referrers), "limits.connections": int64(c.Limits.Connections), "limits.judgements": int64(c.Limits.Judgements),
 	} {
 		if n <= 0 {
 			k.wrong(path, "it must be more than nothing")

@@ -264,6 +264,7 @@ type Limits struct {
 	Signatures  int  `yaml:"signatures"`
 	Referrers   int  `yaml:"referrers"`
 	Connections int  `yaml:"connections"`
+	Judgements  int  `yaml:"judgements"`
 }
 
 // Log says what is logged and how.
@@ -290,7 +291,7 @@ func Default() *Config {
 		Cache:     Cache{MaxSize: 50 << 30},
 		Summaries: Summaries{Verifier: "https://github.com/trustgate/trustgate"},
 		Packages:  Packages{MaxSize: 32 << 30, Timeout: Duration(10 * time.Minute)},
-		Limits:    Limits{Manifest: 4 << 20, Attestation: 16 << 20, Signatures: 64, Referrers: 256, Connections: 4096},
+		Limits:    Limits{Manifest: 4 << 20, Attestation: 16 << 20, Signatures: 64, Referrers: 256, Connections: 4096, Judgements: 128},
 		Log:       Log{Level: "info", Format: "auto"},
 	}
 	for _, r := range []struct{ registry, upstream string }{
