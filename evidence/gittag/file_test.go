@@ -281,19 +281,17 @@ func TestFileOfServersThatLie(t *testing.T) {
 		}
 	}
 	for name, tc := range map[string]struct {
-		answer  func(int, string, http.ResponseWriter, *http.Request) (string, bool)
-		path    string
-		timeout time.Duration
-		says    string
-		again   bool // whether it is asked again after a minute
+		answer func(int, string, http.ResponseWriter, *http.Request) (string, bool)
+		path   string
+		says   string
+		again  bool // whether it is asked again after a minute
 	}{
-		"by handing out another file":      {answer: swap(file, other), path: "Dockerfile", says: "the repository did not hand out the blob " + file},
-		"by handing out a folder":          {answer: swap(file, tree), path: "Dockerfile", says: "the repository did not hand out the blob " + file},
-		"by handing out another folder":    {answer: swap(tree, file), path: "a/deep/folder/api.Dockerfile", says: "the repository did not hand out the tree " + tree},
-		"that there is no such object":     {answer: swap(file, strings.Repeat("ab", 20)), path: "Dockerfile", says: "the repository did not hand out the blob " + file},
-		"by failing then":                  {answer: second(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(503) }), path: "Dockerfile", says: "it answers 503", again: true},
-		"by sending something else":        {answer: second(func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, "<html>") }), path: "Dockerfile", says: "is broken or lies"},
-		"by sending a pack without an end": {answer: second(func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, "0008NAK\n0011\x01PACK\x00\x00\x00\x02\x00\x00\x00\x01") }), path: "Dockerfile", says: "the connection broke in the middle of the answer", again: true},
+		"by handing out another file":   {answer: swap(file, other), path: "Dockerfile", says: "the repository did not hand out the blob " + file},
+		"by handing out a folder":       {answer: swap(file, tree), path: "Dockerfile", says: "the repository did not hand out the blob " + file},
+		"by handing out another folder": {answer: swap(tree, file), path: "a/deep/folder/api.Dockerfile", says: "the repository did not hand out the tree " + tree},
+		"that there is no such object":  {answer: swap(file, strings.Repeat("ab", 20)), path: "Dockerfile", says: "the repository did not hand out the blob " + file},
+		"by failing then":               {answer: second(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(503) }), path: "Dockerfile", says: "it answers 503", again: true},
+		"by sending something else":     {answer: second(func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, "<html>") }), path: "Dockerfile", says: "is broken or lies"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := w.watch(t, tc.answer)
@@ -325,6 +323,8 @@ func TestFileOfServersThatLie(t *testing.T) {
 		var posts atomic.Int32
 		server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			if hangs.Load() && r.Method == http.MethodPost && posts.Add(1) == 2 {
+				// A server notices that its client is gone once it has read the request.
+				io.Copy(io.Discard, r.Body)
 				<-r.Context().Done()
 				return
 			}

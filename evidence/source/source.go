@@ -41,7 +41,7 @@ type Source struct {
 	Repository string
 	Revision   string
 	Ref        string
-	Via        string // ViaProvenance, ViaAnnotation, ViaLabel, or "" when nothing is known
+	Via        string                 // ViaProvenance, ViaAnnotation, ViaLabel, or "" when nothing is known
 	Dockerfile *provenance.Dockerfile // as the provenance carries it, or nil
 
 	// Recipes are the paths in the repository at which the Dockerfile may be, the
