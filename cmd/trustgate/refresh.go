@@ -48,9 +48,11 @@ when it is started again.`,
 	mirror := c.Flags().String("mirror", "", "URL of the TUF repository (default: the public sigstore's)")
 	anchor := c.Flags().String("root", "", "root.json of the TUF repository, had from elsewhere; with --mirror")
 	state := c.Flags().String("state", "", "folder that remembers what was seen of the mirror (default: tuf in the data folder)")
-	c.MarkFlagsRequiredTogether("mirror", "root")
 	out := addOutput(c)
 	c.RunE = func(c *cobra.Command, files []string) error {
+		if (*mirror == "") != (*anchor == "") {
+			return &usageError{c.CommandPath(), errors.New("--mirror and --root belong together: the one is checked against the other")}
+		}
 		if len(files) == 0 || *state == "" {
 			cfg, err := loadConfig(c)
 			if err != nil {
