@@ -54,8 +54,8 @@ func (w *world) makeFiles(t testing.TB) {
 	write("empty", "")
 	write("latin1", "# caf\xe9\n")
 	write("folder/Dockerfile/README", "a folder\n")
-	write("huge", noise(1<<20+1))
-	write("limit", noise(1<<20))
+	write("big/huge", noise(1<<20+1))
+	write("big/limit", noise(1<<20))
 	// Deltas of each other, once they are packed.
 	for i := range 4 {
 		write("similar/"+string(rune('a'+i)), noise(64<<10)+strings.Repeat("x", i))
@@ -103,9 +103,9 @@ func TestFindReadsAFile(t *testing.T) {
 		"the second, an executable":     {paths: []string{"only/Dockerfile", "only/Containerfile"}, path: "only/Containerfile", content: "FROM podman\n"},
 		"one below folders":             {paths: []string{"a/deep/folder/api.Dockerfile"}, path: "a/deep/folder/api.Dockerfile", content: "FROM api\n", everywhere: true},
 		"an empty one":                  {paths: []string{"empty"}, path: "empty"},
-		"one that is a delta":           {paths: []string{"similar/c"}, path: "similar/c", content: noise(64<<10) + "xx", everywhere: true},
-		"one of a MiB":                  {paths: []string{"limit"}, path: "limit", content: noise(1 << 20)},
-		"one that is longer":            {paths: []string{"huge"}, path: "huge", says: "it is larger than 1048576 bytes"},
+		"one that is a delta":           {paths: []string{"similar/c"}, path: "similar/c", content: noise(64<<10) + "xx"},
+		"one of a MiB":                  {paths: []string{"big/limit"}, path: "big/limit", content: noise(1 << 20)},
+		"one that is longer":            {paths: []string{"big/huge"}, path: "big/huge", says: "it is larger than 1048576 bytes"},
 		"none that is not there":        {paths: []string{"missing/Dockerfile", "missing/Containerfile"}, path: "missing/Dockerfile", says: "there is no missing/Dockerfile or missing/Containerfile in ", everywhere: true},
 		"none below a file":             {paths: []string{"Dockerfile/Dockerfile"}, path: "Dockerfile/Dockerfile", says: "there is no Dockerfile/Dockerfile in "},
 		"none that is a folder":         {paths: []string{"folder/Dockerfile"}, path: "folder/Dockerfile", says: "there is no folder/Dockerfile in "},
@@ -247,11 +247,11 @@ func TestFileTakesNoMoreThanNeeded(t *testing.T) {
 		server := w.watch(t, nil)
 		v := verifier(t, w.options())
 		for range 2 {
-			if found, err := v.Find(t.Context(), server.URL+"/acme/forge", w.commits["files"], "", "limit"); err != nil || len(found.File.Content) != 1<<20 {
+			if found, err := v.Find(t.Context(), server.URL+"/acme/forge", w.commits["files"], "", "big/limit"); err != nil || len(found.File.Content) != 1<<20 {
 				t.Fatalf("got %d bytes, %v", len(found.File.Content), err)
 			}
 		}
-		if len(server.bodies) != 4 {
+		if len(server.bodies) != 6 {
 			t.Errorf("it was asked %d times", len(server.bodies))
 		}
 	})
