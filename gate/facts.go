@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -28,6 +29,7 @@ type facts struct {
 
 	reproduced provenance.Reproduced
 	source     source.Source
+	dockerfile *policy.Dockerfile
 	root       bool
 	parents    []policy.Parent
 	below      int // layers that are the final stage's parent's
@@ -71,8 +73,11 @@ func (g *Gate) gatherFacts(ctx context.Context, n node, src *origin, m *oci.Mani
 	f.findings.Problems = append(f.findings.Problems, problems...)
 	f.source = source.Find(build, f.labels(), g.Trust.Sources, f.annotations()...)
 	f.root = g.isRoot(n, f)
+	if d := f.source.Dockerfile; d != nil {
+		f.dockerfile = &policy.Dockerfile{Path: d.Path, Content: d.Content, Via: "provenance"}
+	}
 	var tags sync.WaitGroup
-	tags.Go(func() { g.findTag(ctx, f) })
+	tags.Go(func() { g.askSource(ctx, f) })
 	if m.Kind == oci.KindImage && !f.root {
 		g.followParents(ctx, n, f)
 	}
@@ -84,25 +89,48 @@ func (g *Gate) gatherFacts(ctx context.Context, n node, src *origin, m *oci.Mani
 	return f
 }
 
-// findTag asks the source's host who released the revision. What it cannot say
-// is missing from the source and no error of the image's: rules that want a
-// signed tag do not find one.
-func (g *Gate) findTag(ctx context.Context, f *facts) {
-	if g.Source == nil || !f.source.Verified || f.source.Revision == "" {
+// askSource asks the source's host who released the revision, and for the
+// Dockerfile at it where the provenance carries none. What it cannot say is
+// missing from the source and no error of the image's: rules that want a signed
+// tag do not find one.
+//
+// Who released it matters only of a revision that somebody vouches for. The
+// Dockerfile is shown for one that is claimed too, as the claim that it is.
+func (g *Gate) askSource(ctx context.Context, f *facts) {
+	s := &f.source
+	var recipes []string
+	if f.dockerfile == nil && f.manifest.Kind == oci.KindImage {
+		recipes = s.Recipes
+	}
+	if g.Source == nil || s.Repository == "" || s.Revision == "" || (!s.Verified && len(recipes) == 0) {
 		return
+	}
+	fail := func(why string, listed bool) {
+		if s.Verified {
+			f.untagged = why
+		}
+		if len(recipes) > 0 && listed {
+			f.dockerfile = &policy.Dockerfile{Path: recipes[0], Via: "git", Assumed: s.Assumed, Error: why}
+		}
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			f.untagged = fmt.Sprintf("the look-up failed: %v", p)
-			g.Log.Error("looking for a git tag panicked", panicFields(p)...)
+			fail(fmt.Sprintf("the look-up failed: %v", p), true)
+			g.Log.Error("asking a git host panicked", panicFields(p)...)
 		}
 	}()
-	found, err := g.Source.Find(ctx, f.source.Repository, f.source.Revision, f.source.Ref)
+	found, err := g.Source.Find(ctx, s.Repository, s.Revision, s.Ref, recipes...)
 	if err != nil {
-		f.untagged = err.Error()
+		// A host that may not be asked has no Dockerfile to miss.
+		fail(err.Error(), !errors.Is(err, gittag.ErrNotListed))
 		return
 	}
-	f.tagged = &found
+	if s.Verified {
+		f.tagged = &found
+	}
+	if len(recipes) > 0 {
+		f.dockerfile = &policy.Dockerfile{Path: found.File.Path, Content: found.File.Content, Via: "git", Assumed: s.Assumed, Error: found.File.Err}
+	}
 }
 
 // gatherAll looks at the config, at the evidence about the image and at that
@@ -397,10 +425,7 @@ func (f *facts) inputSource() policy.Source {
 	s := f.source
 	found := policy.Source{
 		Verified: s.Verified, Trusted: s.Trusted, Repository: s.Repository, Revision: s.Revision,
-		Ref: s.Ref, Via: s.Via, URL: s.URL,
-	}
-	if s.Dockerfile != nil {
-		found.Dockerfile = &policy.Dockerfile{Path: s.Dockerfile.Path, Content: s.Dockerfile.Content}
+		Ref: s.Ref, Via: s.Via, URL: s.URL, Dockerfile: f.dockerfile,
 	}
 	switch {
 	case f.tagged != nil:

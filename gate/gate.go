@@ -43,9 +43,10 @@ type Judge interface {
 	RequestFields() []string
 }
 
-// TagFinder says who signed a git tag at a revision, and the revision itself.
+// TagFinder says who signed a git tag at a revision, and the revision itself. The
+// first of the paths at which there is a file is read along.
 type TagFinder interface {
-	Find(ctx context.Context, repository, revision, ref string) (gittag.Result, error)
+	Find(ctx context.Context, repository, revision, ref string, paths ...string) (gittag.Result, error)
 }
 
 // Route is one registry that the gate stands in front of.

@@ -98,7 +98,9 @@ func eventually(t *testing.T, ok func() (bool, string)) {
 // forge answers for a git host.
 type forge func() (gittag.Result, error)
 
-func (f forge) Find(context.Context, string, string, string) (gittag.Result, error) { return f() }
+func (f forge) Find(context.Context, string, string, string, ...string) (gittag.Result, error) {
+	return f()
+}
 
 // TestSourceWithoutATag: what the git host cannot say is part of the source, and
 // no error of the image's.

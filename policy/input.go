@@ -152,10 +152,15 @@ type Source struct {
 	URL        string        `json:"url"` // a web page, where the forge is known
 }
 
-// Dockerfile is the build's recipe.
+// Dockerfile is the build's recipe. Out of git it is what the revision holds, and
+// so as good as the source's word for the revision; Assumed says that nothing
+// says which file it was, and that it lies where one usually does.
 type Dockerfile struct {
 	Path    string `json:"path"`
-	Content string `json:"content"`
+	Content string `json:"content"` // "" when there is an Error
+	Via     string `json:"via"`     // provenance or git
+	Assumed bool   `json:"assumed"`
+	Error   string `json:"error"` // why it could not be read
 }
 
 // SourceTag is a git tag that points at the revision. Signer is null unless it

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -18,7 +17,9 @@ func newSource() *cobra.Command {
 		Short: "Say where the source of an image is",
 		Long: `Show the repository and the revision that an image was built from, and its
 Dockerfile, with how that is known: verified when a named signer's provenance says
-so, or only claimed by the image itself.
+so, or only claimed by the image itself. A Dockerfile that the provenance does not
+carry is read out of the repository at that revision, if trust.git.hosts lets it be
+asked.
 
 With --packages, show the distribution's packages inside the image instead: their
 licences, and where the distribution serves the source of each. That reads all of its
@@ -57,13 +58,19 @@ layers.`,
 		}
 		switch w := c.OutOrStdout(); {
 		case *recipe:
+			why := "its provenance carries none, and trust.git.hosts lets nobody ask its repository"
 			for _, s := range sources {
-				if s.Dockerfile != nil {
-					_, err := io.WriteString(w, s.Dockerfile.Content)
+				switch d := s.Dockerfile; {
+				case d != nil && d.Error == "":
+					_, err := io.WriteString(w, d.Content)
 					return err
+				case d != nil:
+					why = d.Error
+				case s.Repository == "" || s.Revision == "":
+					why = "its provenance carries none, and no repository and revision to read it from are known"
 				}
 			}
-			return errors.New("no Dockerfile is known: its provenance carries none")
+			return fmt.Errorf("no Dockerfile is known: %s", plain(why))
 		case out.json():
 			return writeJSON(w, sources)
 		default:
@@ -99,11 +106,26 @@ func writeSources(w io.Writer, sources []api.Source) error {
 			}
 		}
 		fmt.Fprintf(w, "  %-12s%s\n", "known", known)
-		if s.Dockerfile != nil {
-			fmt.Fprintf(w, "  %-12s%s %s\n", "dockerfile", plain(s.Dockerfile.Path), p.faint("(--dockerfile writes it)"))
+		if d := s.Dockerfile; d != nil {
+			fmt.Fprintf(w, "  %-12s%s\n", "dockerfile", dockerfile(p, d))
 		}
 	}
 	return nil
+}
+
+// dockerfile says which it is and where it comes from, or why it is missing.
+func dockerfile(p palette, d *policy.Dockerfile) string {
+	if d.Error != "" {
+		return p.red("not read: " + plain(d.Error))
+	}
+	from := "from its " + d.Via
+	if d.Via == "git" {
+		from = "from git, at that revision"
+		if d.Assumed {
+			from += ", where one usually is"
+		}
+	}
+	return plain(d.Path) + " " + p.faint("("+from+"; --dockerfile writes it)")
 }
 
 func writePackageSources(w io.Writer, r *packages.Report) error {

@@ -33,7 +33,7 @@ func (f *failure) Temporary() bool { return f.temporary }
 
 func (s *search) fail(temporary bool, inner error, format string, args ...any) *failure {
 	return &failure{
-		text:  fmt.Sprintf("asking %s who signed %s: %s", s.repository, s.revision, fmt.Sprintf(format, args...)),
+		text:  s.doing + ": " + fmt.Sprintf(format, args...),
 		inner: inner, temporary: temporary,
 	}
 }
@@ -61,6 +61,8 @@ func (s *search) failed(ctx context.Context, err error) error {
 	switch {
 	case errors.As(err, &mine):
 		return mine
+	case errors.Is(err, errLongObject):
+		return s.fail(false, nil, "it is larger than %d bytes", maxObject)
 	case s.meter.spent, errors.Is(err, errLarge):
 		return s.fail(false, nil, "it sends more than %s; raise the bound if the repository is that large", humanize.IBytes(uint64(s.maxBytes)))
 	case errors.As(s.meter.err, &refused):

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/filemode"
 
 	"github.com/trustgate/trustgate/evidence/openpgp"
 )
@@ -166,6 +167,13 @@ func FuzzAllowedSigners(f *testing.F) {
 	})
 }
 
+func size(found map[plumbing.Hash]object) (total int) {
+	for _, o := range found {
+		total += len(o.raw)
+	}
+	return total
+}
+
 func FuzzPack(f *testing.F) {
 	// Five tags and a commit, some of them deltas, before a tree and a blob.
 	good := stored(f, "objects.pack")
@@ -179,17 +187,91 @@ func FuzzPack(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		// Nothing is ever enough, so that all of it is read.
 		found, _ := readPack(t.Context(), bytes.NewReader(raw), []plumbing.Hash{{}}, 64<<10)
-		total := 0
+		pack, err := openPack(bytes.NewReader(raw), 64<<10)
+		if err == nil {
+			pack.files = true
+			_ = pack.read(t.Context(), plumbing.Hash{}) // what it holds is looked at, as far as it goes
+			for id, o := range pack.found {
+				if computed, err := o.id(); err != nil || computed != id || len(o.raw) > maxObject {
+					t.Fatalf("%s is %s, %v", id, computed, err)
+				}
+			}
+			if kept := size(pack.found); kept > 2*64<<10 {
+				t.Fatalf("kept %d bytes", kept)
+			}
+		}
 		for id, o := range found {
 			if computed, err := o.id(); err != nil || computed != id || len(o.raw) > maxObject {
 				t.Fatalf("%s is %s, %v", id, computed, err)
 			}
-			total += len(o.raw)
 		}
-		if total > 64<<10 {
-			t.Fatalf("kept %d bytes", total)
+		if kept := size(found); kept > 64<<10 {
+			t.Fatalf("kept %d bytes", kept)
 		}
 	})
+}
+
+// someTree is a folder as git stores it.
+const (
+	someID   = "\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10\x11\x12\x00 "
+	someTree = "100644 Dockerfile\x00" + someID + "40000 a\x00" + someID + "120000 link\x00" + someID
+)
+
+func FuzzTree(f *testing.F) {
+	f.Add([]byte(someTree), "Dockerfile")
+	f.Add([]byte(someTree), "a")
+	f.Add([]byte(someTree+someTree), "link")
+	f.Add([]byte(someTree[:30]), "Dockerfile")
+	f.Fuzz(func(t *testing.T, raw []byte, name string) {
+		e, err := entryOf(raw, name)
+		if err != nil {
+			if e != (entry{}) {
+				t.Fatalf("%+v and %v", e, err)
+			}
+			return
+		}
+		if isThere := e.mode != filemode.Empty; isThere && !bytes.Contains(raw, []byte(" "+name+"\x00"+string(e.id[:]))) {
+			t.Fatalf("found %+v", e)
+		}
+	})
+}
+
+// What git itself would not serve is refused here, and below.
+
+func TestEntryOf(t *testing.T) {
+	for name, want := range map[string]filemode.FileMode{"Dockerfile": filemode.Regular, "a": filemode.Dir, "link": filemode.Symlink, "Docker": filemode.Empty, "": filemode.Empty} {
+		e, err := entryOf([]byte(someTree), name)
+		if err != nil || e.mode != want || (string(e.id[:]) == someID) != (want != filemode.Empty) {
+			t.Errorf("%q: %+v, %v", name, e, err)
+		}
+	}
+	for name, tc := range map[string]struct{ raw, says string }{
+		"an entry twice":         {someTree + someTree, "is there twice"},
+		"a short name":           {someTree[:len("100644 Dockerfile")+20], "cut short"},
+		"a mode behind":          {someTree + "100644", "cut short"},
+		"no name":                {someTree + "100644 \x00" + someID, "cut short"},
+		"no mode":                {" Dockerfile\x00" + someID, "cannot be read"},
+		"a mode of no digits":    {"10064x Dockerfile\x00" + someID, "cannot be read"},
+		"a mode of zeros":        {"000000 Dockerfile\x00" + someID, "cannot be read"},
+		"a mode of many digits":  {"0000100644 Dockerfile\x00" + someID, "cannot be read"},
+		"no space before a zero": {"100644Dockerfile\x00" + someID, "cut short"},
+	} {
+		if e, err := entryOf([]byte(tc.raw), "Dockerfile"); err == nil || e != (entry{}) || !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%s: %+v, %v", name, e, err)
+		}
+	}
+}
+
+func TestTreeOf(t *testing.T) {
+	const name = "0123456789abcdef0123456789abcdef01234567"
+	if id, err := treeOf([]byte("tree " + name + "\nauthor A")); err != nil || id.String() != name {
+		t.Errorf("%s, %v", id, err)
+	}
+	for _, raw := range []string{"", "tree ", "tree " + name[1:] + "\n", "tree " + name + "0\n", "parent " + name + "\n", "\ntree " + name + "\n", "tree " + strings.ToUpper(name) + "\n"} {
+		if id, err := treeOf([]byte(raw)); err == nil {
+			t.Errorf("%q: %s", raw, id)
+		}
+	}
 }
 
 // TestPack reads every object of a pack in which git made deltas of tags.
@@ -233,8 +315,6 @@ func TestPatchRefusesLargeResults(t *testing.T) {
 		t.Errorf("%d bytes, %v", len(raw), err)
 	}
 }
-
-// What git itself would not serve is refused here.
 
 func TestParseTagRefuses(t *testing.T) {
 	const head = "object 0000000000000000000000000000000000000000\ntype commit\ntag v1\ntagger A <a@b> 1 +0000\n"

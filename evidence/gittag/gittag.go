@@ -1,5 +1,6 @@
 // Package gittag asks a git repository who stands behind a revision: which
-// signed tag points at it, and who signed the commit itself.
+// signed tag points at it, and who signed the commit itself. In the same
+// conversation it reads one file as it is at that revision.
 //
 // Nothing is verified but by a key that the configuration names, over the bytes
 // of the object as git stores them. A signature names no repository, and need
@@ -51,8 +52,12 @@ const (
 	// A tag may be pushed at any time.
 	keepUnverified = time.Minute
 
-	// concurrent look-ups: each may hold MaxBytes.
+	// concurrent look-ups: each may hold MaxBytes of tags and commits, and as
+	// much of trees and files.
 	concurrent = 4
+	// maxRemembered is how long a file may be, in bytes, that is remembered; a
+	// longer one is read anew, so that the memory stays small.
+	maxRemembered = 64 << 10
 
 	maxRef = 255
 )
@@ -94,6 +99,7 @@ type Result struct {
 	Revision string
 	Tag      Tag
 	Commit   Commit
+	File     File // the zero File when none was asked for
 }
 
 // Tag is the tag that points at the revision: a verified one if there is any,
@@ -109,6 +115,15 @@ type Tag struct {
 type Commit struct {
 	By  evidence.Voucher
 	Err string // why it is not verified
+}
+
+// File is a file of the repository at the revision. The revision commits to its
+// content, whoever hands it out: it is as good as the word of who named the
+// revision.
+type File struct {
+	Path    string
+	Content string
+	Err     string // why it could not be read
 }
 
 // Verifier asks repositories and remembers what they said.
@@ -130,9 +145,14 @@ type Verifier struct {
 
 // question is what one look-up is about. Which tag explains a refusal depends
 // on the ref, so it belongs to the question.
-type question struct{ repository, revision, ref string }
+type question struct {
+	repository, revision, ref string
+	paths                     string // those of the file, a zero byte between them
+}
 
-func (q question) String() string { return q.repository + "\x00" + q.revision + "\x00" + q.ref }
+func (q question) String() string {
+	return q.repository + "\x00" + q.revision + "\x00" + q.ref + "\x00" + q.paths
+}
 
 type answer struct {
 	result Result
@@ -256,9 +276,12 @@ var (
 // is the tag, or any other ref, that is said to have been built, or "": a tag of
 // that name is preferred, and explains the refusal if no tag is verified.
 //
+// Of the paths, the first at which there is a file is read along. What keeps it
+// from being read is said in Result.File, and no error.
+//
 // An error means that the repository could not be asked; what it says of itself,
 // through a method Temporary() bool, is whether asking again may help.
-func (v *Verifier) Find(ctx context.Context, repository, revision, ref string) (Result, error) {
+func (v *Verifier) Find(ctx context.Context, repository, revision, ref string, paths ...string) (Result, error) {
 	repository, err := v.allowed(repository)
 	if err != nil {
 		return Result{}, err
@@ -272,9 +295,13 @@ func (v *Verifier) Find(ctx context.Context, repository, revision, ref string) (
 		unverifiable = fmt.Sprintf("%.80q is not the full name of a commit; record all 40 digits", revision)
 	}
 	if unverifiable != "" {
-		return Result{Revision: revision, Tag: Tag{Err: unverifiable}, Commit: Commit{Err: unverifiable}}, nil
+		result := Result{Revision: revision, Tag: Tag{Err: unverifiable}, Commit: Commit{Err: unverifiable}}
+		if len(paths) > 0 {
+			result.File = File{Path: paths[0], Err: unverifiable}
+		}
+		return result, nil
 	}
-	q := question{repository: repository, revision: revision, ref: plainRef(ref)}
+	q := question{repository: repository, revision: revision, ref: plainRef(ref), paths: strings.Join(paths, "\x00")}
 	// The look-up outlives the caller, so that one who hangs up does not cost
 	// the others their answer.
 	work := context.WithoutCancel(ctx)
@@ -312,7 +339,10 @@ func (v *Verifier) ask(ctx context.Context, q question) (result Result, err erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, v.timeout)
 	defer cancel()
-	s := &search{Verifier: v, question: q, meter: &meter{left: v.maxBytes}}
+	s := &search{
+		Verifier: v, question: q, meter: &meter{left: v.maxBytes},
+		doing: fmt.Sprintf("asking %s who signed %s", q.repository, q.revision),
+	}
 	defer func() {
 		// The bytes are foreign and the libraries that read them large; a panic
 		// here would take the process with it.
@@ -328,9 +358,11 @@ func (v *Verifier) ask(ctx context.Context, q question) (result Result, err erro
 		return Result{}, err
 	}
 	keep := keepUnverified
-	if result.Tag.By.Verified() {
+	if result.Tag.By.Verified() && !s.again {
 		keep = keepVerified
 	}
-	v.known.Add(q, answer{result: result, until: v.now().Add(keep)})
+	if len(result.File.Content) <= maxRemembered {
+		v.known.Add(q, answer{result: result, until: v.now().Add(keep)})
+	}
 	return result, nil
 }

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// maxObject bounds a tag or a commit, in bytes. A release's notes may be
-	// long; git's own limit is the memory.
+	// maxObject bounds a tag, a commit, a tree or a file, in bytes. A release's
+	// notes may be long; git's own limit is the memory.
 	maxObject = 1 << 20
 	// inflation is how much more than its own bytes a pack may unpack to: what
 	// is not needed is unpacked too, to find its end.
@@ -25,91 +25,145 @@ const (
 // errLarge reports a pack that unpacks to more than it may.
 var errLarge = errors.New("the pack unpacks to too much")
 
+// errLongObject reports an object above maxObject where no other was asked for.
+var errLongObject = errors.New("the object is too long")
+
 // errCollision reports an object that was made to share its name with another.
 var errCollision = errors.New("it sent an object that was made for a SHA-1 collision: somebody attacks this repository; tell its owners")
 
-// object is a tag or a commit as git stores it.
+// object is a tag, a commit, a tree or a blob as git stores it.
 type object struct {
 	kind plumbing.ObjectType
 	raw  []byte
 }
 
-// readPack finds the wanted objects in a pack and stops when it has them. Trees
-// and blobs are passed over, and objects above maxObject too, so that one that
-// is wanted may be missing from the result. limit bounds what is kept, and
-// inflation times as much what is unpacked.
-//
-// https://git-scm.com/docs/gitformat-pack
+// readPack finds the wanted tags and commits in a pack.
 func readPack(ctx context.Context, r io.Reader, wanted []plumbing.Hash, limit int64) (map[plumbing.Hash]object, error) {
-	pack := packfile.NewScanner(onlyReader{r})
-	_, count, err := pack.Header()
+	pack, err := openPack(r, limit)
 	if err != nil {
 		return nil, err
 	}
+	if err := pack.read(ctx, wanted...); err != nil {
+		return nil, err
+	}
+	return pack.found, nil
+}
+
+// packReader reads a pack from front to end, as far as somebody wants. Objects
+// above maxObject are passed over, so that one that is wanted may be missing.
+//
+// https://git-scm.com/docs/gitformat-pack
+type packReader struct {
+	scanner *packfile.Scanner
+	left    uint32 // objects that are still to come
+	// limit bounds what is kept of tags and commits, and as much again of trees
+	// and blobs; inflation times as much is unpacked.
+	limit int64
+
+	files bool // trees and blobs are kept too
+	full  bool // there were too many of them, and no more are kept
+	only  bool // nothing but what is wanted should be there: an object above maxObject is an error
+
+	found          map[plumbing.Hash]object
+	byOffset       map[int64]object
+	unpacked       int64
+	kept, keptFile int64
+}
+
+func openPack(r io.Reader, limit int64) (*packReader, error) {
+	p := &packReader{
+		scanner: packfile.NewScanner(onlyReader{r}), limit: limit,
+		found: map[plumbing.Hash]object{}, byOffset: map[int64]object{},
+	}
+	var err error
+	_, p.left, err = p.scanner.Header()
+	return p, err
+}
+
+// read reads on until it has the wanted objects, or to the end of the pack.
+func (p *packReader) read(ctx context.Context, wanted ...plumbing.Hash) error {
 	missing := map[plumbing.Hash]bool{}
 	for _, id := range wanted {
-		missing[id] = true
+		if p.found[id].raw == nil {
+			missing[id] = true
+		}
 	}
-	found := map[plumbing.Hash]object{}
-	byOffset := map[int64]object{}
-	var kept, unpacked int64
-	for ; count > 0 && len(missing) > 0; count-- {
+	for p.left > 0 && len(missing) > 0 {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
-		header, err := pack.NextObjectHeader()
+		id, err := p.next(ctx)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if header.Length < 0 || header.Length > inflation*limit-unpacked {
-			return nil, errLarge
-		}
-		unpacked += header.Length
-
-		var base object
-		ok := header.Length <= maxObject
-		switch header.Type {
-		case plumbing.CommitObject, plumbing.TagObject:
-		case plumbing.OFSDeltaObject:
-			base, ok = byOffset[header.OffsetReference], ok && byOffset[header.OffsetReference].raw != nil
-		case plumbing.REFDeltaObject:
-			base, ok = found[header.Reference], ok && found[header.Reference].raw != nil
-		default:
-			ok = false
-		}
-		if !ok {
-			if _, _, err := pack.NextObject(patient{ctx}); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		var content strings.Builder
-		if n, _, err := pack.NextObject(&content); err != nil {
-			return nil, err
-		} else if n != header.Length {
-			return nil, packfile.ErrMalformedPackFile
-		}
-		o := object{kind: header.Type, raw: []byte(content.String())}
-		if header.Type.IsDelta() {
-			o.kind = base.kind
-			if o.raw, err = patch(base.raw, o.raw); err != nil {
-				return nil, err
-			}
-			if o.raw == nil {
-				continue
-			}
-		}
-		if kept += int64(len(o.raw)); kept > limit {
-			return nil, errLarge
-		}
-		id, err := o.id()
-		if err != nil {
-			return nil, err
-		}
-		found[id], byOffset[header.Offset] = o, o
 		delete(missing, id)
 	}
-	return found, nil
+	return nil
+}
+
+// next reads one object and returns its name, if it was kept.
+func (p *packReader) next(ctx context.Context) (none plumbing.Hash, err error) {
+	header, err := p.scanner.NextObjectHeader()
+	if err != nil {
+		return none, err
+	}
+	p.left--
+	if header.Length < 0 || header.Length > inflation*p.limit-p.unpacked {
+		return none, errLarge
+	}
+	p.unpacked += header.Length
+
+	var base object
+	ok := header.Length <= maxObject
+	if !ok && p.only {
+		return none, errLongObject
+	}
+	switch header.Type {
+	case plumbing.CommitObject, plumbing.TagObject:
+	case plumbing.TreeObject, plumbing.BlobObject:
+		ok = ok && p.files
+	case plumbing.OFSDeltaObject:
+		base, ok = p.byOffset[header.OffsetReference], ok && p.byOffset[header.OffsetReference].raw != nil
+	case plumbing.REFDeltaObject:
+		base, ok = p.found[header.Reference], ok && p.found[header.Reference].raw != nil
+	default:
+		ok = false
+	}
+	if !ok {
+		_, _, err := p.scanner.NextObject(patient{ctx})
+		return none, err
+	}
+	var content strings.Builder
+	if n, _, err := p.scanner.NextObject(&content); err != nil {
+		return none, err
+	} else if n != header.Length {
+		return none, packfile.ErrMalformedPackFile
+	}
+	o := object{kind: header.Type, raw: []byte(content.String())}
+	if header.Type.IsDelta() {
+		o.kind = base.kind
+		if o.raw, err = patch(base.raw, o.raw); err != nil || o.raw == nil {
+			return none, err
+		}
+	}
+	switch o.kind {
+	case plumbing.TreeObject, plumbing.BlobObject:
+		// An empty one counts too.
+		if p.keptFile += int64(len(o.raw)) + 1; p.keptFile > p.limit {
+			p.files, p.full = false, true
+			return none, nil
+		}
+	default:
+		if p.kept += int64(len(o.raw)); p.kept > p.limit {
+			return none, errLarge
+		}
+	}
+	id, err := o.id()
+	if err != nil {
+		return none, err
+	}
+	p.found[id], p.byOffset[header.Offset] = o, o
+	return id, nil
 }
 
 // patch applies a delta, or returns nil when the result would be too long.

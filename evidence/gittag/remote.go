@@ -157,9 +157,9 @@ func (d *daemon) Close() error {
 	return d.conn.Close()
 }
 
-// fetch asks for the wanted objects with as little beside them as the server
-// lets one ask for.
-func fetch(ctx context.Context, talk session, refs *packp.AdvRefs, wants []plumbing.Hash) (io.ReadCloser, error) {
+// fetch asks for the wanted objects, and as little beside them as the filter
+// leaves where the server knows filters. Commits come without their history.
+func fetch(ctx context.Context, talk session, refs *packp.AdvRefs, wants []plumbing.Hash, filter packp.Filter) (*stream, error) {
 	request := packp.NewUploadPackRequestFromCapabilities(refs.Capabilities)
 	request.Wants = wants
 	set := func(c capability.Capability) bool {
@@ -170,7 +170,7 @@ func fetch(ctx context.Context, talk session, refs *packp.AdvRefs, wants []plumb
 		request.Depth = packp.DepthCommits(1)
 	}
 	if set(capability.Filter) {
-		request.Filter = packp.FilterTreeDepth(0)
+		request.Filter = filter
 	}
 	response, err := talk.UploadPack(ctx, request)
 	if err != nil {
@@ -183,11 +183,26 @@ func fetch(ctx context.Context, talk session, refs *packp.AdvRefs, wants []plumb
 	case request.Capabilities.Supports(capability.Sideband):
 		pack = sideband.NewDemuxer(sideband.Sideband, response)
 	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{pack, response}, nil
+	return &stream{pack, response}, nil
 }
+
+// stream is a pack on its way here.
+type stream struct {
+	io.Reader
+	response io.ReadCloser
+}
+
+// maxTail bounds what may follow a pack: its checksum and words for people.
+const maxTail = 64 << 10
+
+// drain reads what follows the pack, so that the connection can be used again.
+func (s *stream) drain() {
+	for _, r := range []io.Reader{s.Reader, s.response} {
+		_, _ = io.CopyN(io.Discard, r, maxTail) // an error ends the connection, as without this
+	}
+}
+
+func (s *stream) Close() error { return s.response.Close() }
 
 // meter bounds what one search reads, and remembers what went wrong on the way:
 // the library turns errors beneath it into text.

@@ -29,6 +29,8 @@ type search struct {
 	*Verifier
 	question
 	meter *meter
+	doing string // what errors begin with
+	again bool   // something failed that may not fail again
 }
 
 func (s *search) run(ctx context.Context) (Result, error) {
@@ -36,12 +38,13 @@ func (s *search) run(ctx context.Context) (Result, error) {
 	talk, refs, err := s.connect(ctx)
 	if errors.Is(err, transport.ErrEmptyRemoteRepository) {
 		result.Tag.Err, result.Commit.Err = "the repository is empty", "the repository is empty"
+		result.File = s.noFile(result.Commit.Err)
 		return result, nil
 	}
 	if err != nil {
 		return Result{}, s.failed(ctx, err)
 	}
-	defer talk.Close()
+	defer func() { talk.Close() }()
 
 	revision := plumbing.NewHash(s.revision)
 	tags := s.candidates(refs)
@@ -58,9 +61,16 @@ func (s *search) run(ctx context.Context) (Result, error) {
 		// itself must be on offer.
 		wants = wanted
 	}
-	objects := map[plumbing.Hash]object{}
+	var pack *packReader
+	var arriving *stream
 	if len(wanted) > 1 || offered(refs, revision) {
-		objects, err = s.objects(ctx, talk, refs, wants, wanted)
+		if arriving, err = fetch(ctx, talk, refs, wants, s.filter(refs)); err == nil {
+			defer func() { arriving.Close() }()
+			if pack, err = openPack(arriving, s.maxBytes); err == nil {
+				pack.files = s.paths != ""
+				err = pack.read(ctx, wanted...)
+			}
+		}
 	} else {
 		result.Commit.Err = "no ref of the repository is at the revision, and its server hands out no other commits"
 	}
@@ -75,12 +85,26 @@ func (s *search) run(ctx context.Context) (Result, error) {
 	default:
 		return Result{}, s.failed(ctx, err)
 	}
-	if result.Commit.Err == "" {
+	objects := map[plumbing.Hash]object{}
+	if pack != nil {
+		objects = pack.found
+	}
+	missing := result.Commit.Err
+	if missing == "" {
 		result.Commit = s.commit(objects[revision])
 	}
 	result.Tag = s.choose(refs, looked, objects)
 	if n := len(tags) - len(looked); n > 0 && !result.Tag.By.Verified() {
 		result.Tag.Err += fmt.Sprintf(" (%d more tags point at the revision, and were not looked at)", n)
+	}
+	switch {
+	case s.paths == "":
+	case missing != "":
+		result.File = s.noFile(missing)
+	default:
+		w := &walk{search: s, talk: talk, refs: refs, pack: pack, arriving: arriving}
+		result.File = w.file(ctx, objects[revision])
+		talk, arriving = w.talk, w.arriving
 	}
 	return result, nil
 }
@@ -166,15 +190,6 @@ func offered(refs *packp.AdvRefs, revision plumbing.Hash) bool {
 		}
 	}
 	return false
-}
-
-func (s *search) objects(ctx context.Context, talk session, refs *packp.AdvRefs, wants, wanted []plumbing.Hash) (map[plumbing.Hash]object, error) {
-	pack, err := fetch(ctx, talk, refs, wants)
-	if err != nil {
-		return nil, err
-	}
-	defer pack.Close()
-	return readPack(ctx, pack, wanted, s.maxBytes)
 }
 
 // choose returns the first verified tag, or the refusal of the first tag.

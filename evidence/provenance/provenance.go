@@ -10,7 +10,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -63,6 +66,15 @@ type Provenance struct {
 	SourceStated bool
 
 	Dockerfile *Dockerfile // nil unless the provenance carries it
+	Recipe     Recipe
+}
+
+// Recipe is where in the source the Dockerfile is, as far as the provenance says
+// it.
+type Recipe struct {
+	Folder string // from the root of the repository; "" is the root, or is not said
+	Name   string // in the folder, or ""
+	Stated bool   // both are known, not only likely
 }
 
 // Dockerfile is the text that BuildKit built from.
@@ -116,6 +128,7 @@ func parseV1(top object) *Provenance {
 	asked := definition.object("externalParameters")
 	config := asked.perhaps("configSource")
 	p.setSource(config.text("uri"), "", config.digests("digest"))
+	request := asked.perhaps("request")
 	for _, name := range []string{"workflow", "buildConfigSource"} {
 		named := asked.perhaps(name)
 		p.setSource(named.perhapsText("repository"), named.perhapsText("ref"), nil)
@@ -125,6 +138,7 @@ func parseV1(top object) *Provenance {
 	p.setSource(named.perhapsText("uri"), named.perhapsText("ref"), named.perhaps("digest").texts())
 
 	p.readBuildKit(metadata.perhaps("buildkit_metadata"), config.text("path"))
+	p.setRecipe(config, config.text("path"), request, metadata.perhaps("buildkit_metadata").perhaps("vcs"))
 	return p
 }
 
@@ -141,7 +155,9 @@ func parseV02(top object) *Provenance {
 	}
 	config := invocation.object("configSource")
 	p.setSource(config.text("uri"), "", config.digests("digest"))
-	p.readBuildKit(metadata.perhaps("https://mobyproject.org/buildkit@v1#metadata"), config.text("entryPoint"))
+	buildKit := metadata.perhaps("https://mobyproject.org/buildkit@v1#metadata")
+	p.readBuildKit(buildKit, config.text("entryPoint"))
+	p.setRecipe(config, config.text("entryPoint"), invocation.perhaps("parameters"), buildKit.perhaps("vcs"))
 	return p
 }
 
@@ -198,6 +214,45 @@ func (p *Provenance) readBuildKit(metadata object, path string) {
 		}
 	}
 	p.Dockerfile = first
+}
+
+// setRecipe notes where the Dockerfile is, which only BuildKit says: below the
+// folder of the source that it fetched, or below the folder that the client
+// named where it sent its own.
+//
+// https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md
+func (p *Provenance) setRecipe(config object, name string, request, vcs object) {
+	if !strings.Contains(p.BuildType, "buildkit") {
+		return
+	}
+	if name == "" {
+		name = request.perhaps("args").perhapsText("filename")
+	}
+	p.Recipe.Name = strings.TrimPrefix(path.Clean(name), "/")
+	if name == "" {
+		p.Recipe.Name = "Dockerfile"
+	}
+	if sent := request.locals(); !slices.Contains(sent, "dockerfile") {
+		source, err := giturl.Parse(config.text("uri"))
+		p.Recipe.Folder, p.Recipe.Stated = path.Clean("/" + source.Dir)[1:], err == nil
+	} else if folder := vcs.perhapsText("localdir:dockerfile"); folder != "" {
+		p.Recipe.Folder, p.Recipe.Stated = path.Clean("/" + folder)[1:], true
+	}
+}
+
+// locals are the names of the folders that the client sent.
+func (o object) locals() []string {
+	var list []map[string]any
+	if raw := o.member("locals"); raw == nil || len(raw) > maxParameters || json.Unmarshal(raw, &list) != nil {
+		return nil
+	}
+	var names []string
+	for _, local := range list {
+		if name, ok := local["name"].(string); ok {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 var commit = regexp.MustCompile(`^[0-9a-f]{40}([0-9a-f]{24})?$`)

@@ -185,6 +185,60 @@ func TestParseDockerfile(t *testing.T) {
 	}
 }
 
+// TestParseRecipe is about where in the source the Dockerfile is.
+func TestParseRecipe(t *testing.T) {
+	v1 := func(external, vcs string) (string, string) {
+		return provenance.TypeV1, fmt.Sprintf(`{"buildDefinition":{"buildType":"https://mobyproject.org/buildkit@v1","externalParameters":{%s}},"runDetails":{"metadata":{"buildkit_metadata":{"vcs":{%s}}}}}`, external, vcs)
+	}
+	v02 := func(invocation, vcs string) (string, string) {
+		return provenance.TypeV02, fmt.Sprintf(`{"buildType":"https://mobyproject.org/buildkit@v1","invocation":{%s},"metadata":{"https://mobyproject.org/buildkit@v1#metadata":{"vcs":{%s}}}}`, invocation, vcs)
+	}
+	const locals = `"locals":[{"name":"context"},{"name":"dockerfile"}]`
+	for name, tc := range map[string]struct {
+		version      func(string, string) (string, string)
+		asked, vcs   string
+		folder, file string
+		stated       bool
+	}{
+		"a revision alone":                        {v1, `"configSource":{"uri":"https://git.example/app.git#main"}`, "", "", "Dockerfile", true},
+		"a file in a folder":                      {v1, `"configSource":{"uri":"https://git.example/app.git#main","path":"docker/api.Dockerfile"}`, "", "", "docker/api.Dockerfile", true},
+		"a folder of the repository":              {v1, `"configSource":{"uri":"https://git.example/app.git#main:services/api/","path":"./Dockerfile"}`, "", "services/api", "Dockerfile", true},
+		"a folder that leads out":                 {v1, `"configSource":{"uri":"https://git.example/app.git#main:../../x","path":"../Dockerfile"}`, "", "x", "../Dockerfile", true},
+		"a file by the frontend's option":         {v1, `"configSource":{"uri":"https://git.example/app.git"},"request":{"args":{"filename":"Containerfile"}}`, "", "", "Containerfile", true},
+		"the client's own Dockerfile":             {v1, `"configSource":{"uri":"https://git.example/app.git"},"request":{"locals":[{"name":"dockerfile"}]}`, "", "", "Dockerfile", false},
+		"a local folder":                          {v1, `"configSource":{"path":"api.Dockerfile"},"request":{` + locals + `}`, "", "", "api.Dockerfile", false},
+		"a local folder that the client named":    {v1, `"configSource":{"path":"api.Dockerfile"},"request":{` + locals + `}`, `"localdir:dockerfile":"docker/"`, "docker", "api.Dockerfile", true},
+		"a local folder at the repository's root": {v1, `"configSource":{},"request":{` + locals + `}`, `"localdir:dockerfile":"."`, "", "Dockerfile", true},
+		"no source at all":                        {v1, `"configSource":{}`, "", "", "Dockerfile", false},
+		"parameters of another shape":             {v1, `"configSource":"x","request":{"locals":{"name":1},"args":[]}`, `"localdir:dockerfile":7`, "", "Dockerfile", false},
+		"version 0.2":                             {v02, `"configSource":{"uri":"https://git.example/app.git#main:api","entryPoint":"x.Dockerfile"}`, "", "api", "x.Dockerfile", true},
+		"a local folder in version 0.2":           {v02, `"configSource":{},"parameters":{"args":{"filename":"x"},` + locals + `}`, `"localdir:dockerfile":"/a/b"`, "a/b", "x", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			predicateType, raw := tc.version(tc.asked, tc.vcs)
+			p, err := provenance.Parse(predicateType, []byte(raw))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := (provenance.Recipe{Folder: tc.folder, Name: tc.file, Stated: tc.stated}); p.Recipe != want {
+				t.Errorf("got %+v, want %+v", p.Recipe, want)
+			}
+		})
+	}
+	t.Run("other builders do not say", func(t *testing.T) {
+		p, err := provenance.Parse(provenance.TypeV1, []byte(`{"buildDefinition":{"buildType":"https://actions.github.io/buildtypes/workflow/v1","externalParameters":{"workflow":{"repository":"https://github.com/acme/app","path":".github/workflows/build.yml"}}}}`))
+		if err != nil || p.Recipe != (provenance.Recipe{}) {
+			t.Errorf("got %+v, %v", p, err)
+		}
+	})
+	for file, stated := range map[string]bool{"buildkit-v1.json": true, "buildkit-v1-min.json": true, "buildkit-v1-local.json": false} {
+		p, err := provenance.Parse(provenance.TypeV1, vector(t, file))
+		if want := (provenance.Recipe{Name: "Dockerfile", Stated: stated}); err != nil || p.Recipe != want {
+			t.Errorf("%s: got %+v, %v", file, p.Recipe, err)
+		}
+	}
+}
+
 func TestParseWhatIsNotThere(t *testing.T) {
 	for name, tc := range map[string]struct{ predicateType, raw string }{
 		"an empty predicate":          {provenance.TypeV1, `{}`},

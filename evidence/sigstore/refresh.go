@@ -2,10 +2,15 @@ package sigstore
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
+	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/tuf"
 	"github.com/theupdateframework/go-tuf/v2/metadata/fetcher"
 )
@@ -54,6 +59,96 @@ func RefreshTrustedRoot(ctx context.Context, m Mirror) ([]byte, error) {
 		return nil, fmt.Errorf("refreshing the trusted root from %s: %w", m.URL, err)
 	}
 	return raw, nil
+}
+
+// RootChange is how one trusted root differs from an earlier one. Keys are
+// described for people.
+type RootChange struct {
+	Added, Removed []string
+	Kept           int // keys that are in both
+}
+
+// ErrOtherInstance reports a trusted root that cannot follow another: they are
+// of two sigstores, or it lacks all keys of a kind.
+var ErrOtherInstance = errors.New("it is not a later state of the same trusted root")
+
+// CompareTrustedRoots says what current has and lacks beside earlier. A key that
+// is gone is no error, since keys are revoked so.
+func CompareTrustedRoots(earlier, current []byte) (RootChange, error) {
+	var change RootChange
+	before, err := parseTrustedRoot(earlier)
+	if err != nil {
+		return change, fmt.Errorf("reading what is there: %w", err)
+	}
+	after, err := parseTrustedRoot(current)
+	if err != nil {
+		return change, fmt.Errorf("reading what is new: %w", err)
+	}
+	had, has := keysOf(before), keysOf(after)
+	for _, kind := range kinds {
+		if len(had[kind]) > 0 && len(has[kind]) == 0 {
+			return change, fmt.Errorf("%w: it lists no %s", ErrOtherInstance, kind)
+		}
+		for id, shown := range has[kind] {
+			if _, known := had[kind][id]; known {
+				change.Kept++
+				continue
+			}
+			change.Added = append(change.Added, kind+" "+shown)
+		}
+		for id, shown := range had[kind] {
+			if _, stays := has[kind][id]; !stays {
+				change.Removed = append(change.Removed, kind+" "+shown)
+			}
+		}
+	}
+	if change.Kept == 0 {
+		return change, fmt.Errorf("%w: they have no key in common", ErrOtherInstance)
+	}
+	slices.Sort(change.Added)
+	slices.Sort(change.Removed)
+	return change, nil
+}
+
+// kinds are the keys that a trusted root lists.
+var kinds = []string{"certificate authority", "transparency log", "certificate transparency log", "time stamp authority"}
+
+// keysOf lists what is in a trusted root by kind and by name.
+func keysOf(r *root.TrustedRoot) map[string]map[string]string {
+	keys := map[string]map[string]string{}
+	put := func(kind int, id, shown string) {
+		if keys[kinds[kind]] == nil {
+			keys[kinds[kind]] = map[string]string{}
+		}
+		keys[kinds[kind]][id] = fmt.Sprintf("%.200q (%.16s)", shown, id)
+	}
+	certificate := func(kind int, c *x509.Certificate) {
+		if c != nil {
+			sum := sha256.Sum256(c.Raw)
+			put(kind, hex.EncodeToString(sum[:]), c.Subject.String())
+		}
+	}
+	for _, a := range r.FulcioCertificateAuthorities() {
+		if ca, ok := a.(*root.FulcioCertificateAuthority); ok {
+			certificate(0, ca.Root)
+			for _, c := range ca.Intermediates {
+				certificate(0, c)
+			}
+		}
+	}
+	for id, log := range r.RekorLogs() {
+		put(1, id, log.BaseURL)
+	}
+	for id, log := range r.CTLogs() {
+		put(2, id, log.BaseURL)
+	}
+	for _, a := range r.TimestampingAuthorities() {
+		if tsa, ok := a.(*root.SigstoreTimestampingAuthority); ok {
+			certificate(3, tsa.Root)
+			certificate(3, tsa.Leaf)
+		}
+	}
+	return keys
 }
 
 // during makes requests end with a context.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ed25519"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -195,4 +196,73 @@ func TestRefreshTrustedRoot(t *testing.T) {
 		fails(t, t.Context(), sigstore.Mirror{Root: m.Root, Folder: m.Folder}, "URL")
 		fails(t, t.Context(), sigstore.Mirror{}, "name a folder")
 	})
+}
+
+func TestCompareTrustedRoots(t *testing.T) {
+	one, other := newInstance(t).trustedRoot(t), newInstance(t).trustedRoot(t)
+	// edit changes the lists of a trusted root.
+	edit := func(raw []byte, change func(map[string]any)) []byte {
+		var members map[string]any
+		if err := json.Unmarshal(raw, &members); err != nil {
+			t.Fatal(err)
+		}
+		change(members)
+		edited, err := json.Marshal(members)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return edited
+	}
+	var second map[string]any
+	if err := json.Unmarshal(other, &second); err != nil {
+		t.Fatal(err)
+	}
+	more := edit(one, func(m map[string]any) {
+		for _, list := range []string{"tlogs", "ctlogs", "certificateAuthorities", "timestampAuthorities"} {
+			m[list] = append(m[list].([]any), second[list].([]any)...)
+		}
+	})
+	without := func(list string) []byte { return edit(one, func(m map[string]any) { delete(m, list) }) }
+	for name, tc := range map[string]struct {
+		earlier, current []byte
+		added, removed   []string // what the keys begin with
+		says             string
+	}{
+		"the same":                    {earlier: one, current: one},
+		"one with more keys":          {earlier: one, current: more, added: []string{"certificate authority ", "certificate transparency log ", "time stamp authority ", "transparency log "}},
+		"one with fewer":              {earlier: more, current: one, removed: []string{"certificate authority ", "certificate transparency log ", "time stamp authority ", "transparency log "}},
+		"another instance's":          {earlier: one, current: other, says: "they have no key in common"},
+		"one without logs":            {earlier: one, current: without("tlogs"), says: "it lists no transparency log"},
+		"one without logs of issuing": {earlier: one, current: without("ctlogs"), says: "it lists no certificate transparency log"},
+		"one without authorities":     {earlier: one, current: without("certificateAuthorities"), says: "it lists no certificate authority"},
+		"one without time stamps":     {earlier: one, current: without("timestampAuthorities"), says: "it lists no time stamp authority"},
+		"a file that is none":         {earlier: []byte("listen: :5000"), current: one, says: "reading what is there"},
+		"a new one that is none":      {earlier: one, current: []byte("{}"), says: "reading what is new"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			change, err := sigstore.CompareTrustedRoots(tc.earlier, tc.current)
+			if (err == nil) != (tc.says == "") || (err != nil && !strings.Contains(err.Error(), tc.says)) {
+				t.Fatalf("got %v, want it to say %q", err, tc.says)
+			}
+			if err != nil {
+				return
+			}
+			begin := func(what string, got, want []string) {
+				seen := map[string]bool{}
+				for _, key := range got {
+					for _, prefix := range want {
+						seen[prefix] = seen[prefix] || strings.HasPrefix(key, prefix)
+					}
+				}
+				if len(seen) != len(want) || (len(got) == 0) != (len(want) == 0) || strings.Count(fmt.Sprint(seen), "true") != len(want) {
+					t.Errorf("%s %q, want one of each of %q", what, got, want)
+				}
+			}
+			begin("added", change.Added, tc.added)
+			begin("removed", change.Removed, tc.removed)
+			if change.Kept == 0 {
+				t.Error("nothing was kept")
+			}
+		})
+	}
 }

@@ -41,8 +41,14 @@ type Source struct {
 	Repository string
 	Revision   string
 	Ref        string
-	Via        string // ViaProvenance, ViaAnnotation, ViaLabel, or "" when nothing is known
-	Dockerfile *provenance.Dockerfile
+	Via        string                 // ViaProvenance, ViaAnnotation, ViaLabel, or "" when nothing is known
+	Dockerfile *provenance.Dockerfile // as the provenance carries it, or nil
+
+	// Recipes are the paths in the repository at which the Dockerfile may be, the
+	// first that is there before the others. Assumed says that they are only
+	// where one usually is: nothing says from which file was built.
+	Recipes []string
+	Assumed bool
 
 	// URL is a page for people, or "": always https, and free of characters
 	// that mean something in a header or in HTML.
@@ -74,14 +80,36 @@ func Find(build *provenance.Build, labels map[string]string, trusted []string, a
 		return found
 	}
 	for _, a := range annotations {
-		if claim := fromClaims(a, ViaAnnotation); claim.Via != "" {
+		if claim := fromClaims(a, build, ViaAnnotation); claim.Via != "" {
 			claim.Dockerfile = found.Dockerfile
 			return claim
 		}
 	}
-	claim := fromClaims(labels, ViaLabel)
+	claim := fromClaims(labels, build, ViaLabel)
 	claim.Dockerfile = found.Dockerfile
 	return claim
+}
+
+// setRecipes lists where the Dockerfile may be: where the provenance says, or
+// else at the usual names. folder is where the URL of the source points to.
+func (s *Source) setRecipes(build *provenance.Build, folder string) {
+	var said provenance.Recipe
+	if build != nil {
+		said = build.Recipe
+	}
+	if s.Assumed = !said.Stated; said.Folder == "" {
+		said.Folder = folder
+	}
+	names := []string{said.Name}
+	if said.Name == "" {
+		names = []string{"Dockerfile", "Containerfile"}
+	}
+	for _, name := range names {
+		if said.Folder != "" {
+			name = said.Folder + "/" + name
+		}
+		s.Recipes = append(s.Recipes, name)
+	}
 }
 
 func fromProvenance(build *provenance.Build, trusted []string) Source {
@@ -94,6 +122,7 @@ func fromProvenance(build *provenance.Build, trusted []string) Source {
 	}
 	found.Via, found.Repository, found.Revision, found.Ref = ViaProvenance, build.Repository, build.Revision, build.Ref
 	found.Verified = build.By.Verified() && !build.SourceStated
+	found.setRecipes(build, "")
 	parsed, err := giturl.Parse(build.Repository)
 	if err != nil {
 		return found
@@ -114,13 +143,15 @@ func fromProvenance(build *provenance.Build, trusted []string) Source {
 // fromClaims reads the image specification's predefined keys.
 //
 // https://github.com/opencontainers/image-spec/blob/v1.1.1/annotations.md
-func fromClaims(claims map[string]string, via string) Source {
+func fromClaims(claims map[string]string, build *provenance.Build, via string) Source {
 	found := Source{
 		Via: via, Repository: clip(claims[ocispec.AnnotationSource]), Revision: clip(claims[ocispec.AnnotationRevision]),
 		URL: safe(claims[ocispec.AnnotationURL]),
 	}
+	folder := ""
 	if parsed, err := giturl.Parse(claims[ocispec.AnnotationSource]); err == nil {
 		found.Repository, found.Ref = parsed.Repository, parsed.Ref
+		folder = strings.Trim(parsed.Dir, "/")
 		if found.Revision == "" && commit.MatchString(parsed.Ref) {
 			found.Revision = parsed.Ref
 		}
@@ -131,6 +162,7 @@ func fromClaims(claims map[string]string, via string) Source {
 	if found.Repository == "" && found.Revision == "" && found.URL == "" {
 		return Source{}
 	}
+	found.setRecipes(build, folder)
 	return found
 }
 

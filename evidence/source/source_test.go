@@ -3,6 +3,7 @@ package source_test
 import (
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -177,6 +178,37 @@ func TestFindReads(t *testing.T) {
 	bare.Ref = ""
 	if found := source.Find(bare, nil, acme); found.Ref != "refs/heads/x" {
 		t.Errorf("a provenance with its ref in the URI: %+v", found)
+	}
+}
+
+// TestFindLocatesTheDockerfile is about where in the repository it is looked for.
+func TestFindLocatesTheDockerfile(t *testing.T) {
+	at := func(repository string, r provenance.Recipe) *provenance.Build {
+		b := build(repository, signed)
+		b.Recipe = r
+		return b
+	}
+	for name, tc := range map[string]struct {
+		build   *provenance.Build
+		claimed string
+		want    []string
+		assumed bool
+	}{
+		"where the provenance says":                    {at(app, provenance.Recipe{Folder: "api", Name: "x/Dockerfile", Stated: true}), "", []string{"api/x/Dockerfile"}, false},
+		"by the name that the provenance has":          {at(app, provenance.Recipe{Name: "api.Dockerfile"}), "", []string{"api.Dockerfile"}, true},
+		"at the usual names":                           {at(app, provenance.Recipe{}), "", []string{"Dockerfile", "Containerfile"}, true},
+		"at the usual names, of a claim":               {nil, app, []string{"Dockerfile", "Containerfile"}, true},
+		"in the folder of a claim":                     {nil, app + ".git#main:/services/api/", []string{"services/api/Dockerfile", "services/api/Containerfile"}, true},
+		"where a build says that does not say of what": {at("", provenance.Recipe{Folder: "docker", Name: "api.Dockerfile", Stated: true}), app + "#main:services", []string{"docker/api.Dockerfile"}, false},
+		"nowhere without a source":                     {at("", provenance.Recipe{Name: "Dockerfile", Stated: true}), "", nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, found := range []source.Source{source.Find(tc.build, claims(tc.claimed), nil), source.Find(tc.build, nil, nil, claims(tc.claimed))} {
+				if !slices.Equal(found.Recipes, tc.want) || found.Assumed != tc.assumed {
+					t.Errorf("got %q, assumed %v", found.Recipes, found.Assumed)
+				}
+			}
+		})
 	}
 }
 

@@ -119,8 +119,8 @@ type Trust struct {
 	Git      Git       `yaml:"git"`
 }
 
-// Git says which git hosts are asked for the signed tag of a revision. Without
-// hosts nobody is.
+// Git says which git hosts are asked for the signed tag of a revision, and for
+// the Dockerfile at it. Without hosts nobody is.
 type Git struct {
 	Hosts    []string `yaml:"hosts"`
 	Private  bool     `yaml:"private"`
