@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -173,7 +172,11 @@ func (p *pass) survey(ctx context.Context) (err error) {
 	if !p.surveyed {
 		p.surveyed, p.result.Before = true, p.left
 	}
-	p.pin()
+	p.pinned = p.Pinned(p.cache.options.Pinned)
+	p.result.Pinned = 0
+	for d := range p.pinned {
+		p.result.Pinned += p.Content[d].Size
+	}
 	p.holders, p.listers = map[digest.Digest][]holding{}, map[digest.Digest][]holding{}
 	for _, r := range p.Repositories {
 		for d, m := range r.Manifests {
@@ -237,33 +240,6 @@ func (p *pass) survey(ctx context.Context) (err error) {
 		return int(max(-1, min(1, b.size-a.size))) // what needs room most; the manifest last
 	})
 	return nil
-}
-
-// pin marks what the pinned images lead to.
-func (p *pass) pin() {
-	p.pinned = map[digest.Digest]bool{}
-	for _, r := range p.Repositories {
-		for _, pin := range p.cache.options.Pinned {
-			if !pin.matches(r.Name) {
-				continue
-			}
-			if pin.tag == nil {
-				for d := range r.Manifests {
-					maps.Copy(p.pinned, reach(r, d))
-				}
-				continue
-			}
-			for tag, d := range r.Tags {
-				if pin.tag.Match(tag) {
-					maps.Copy(p.pinned, reach(r, d))
-				}
-			}
-		}
-	}
-	p.result.Pinned = 0
-	for d := range p.pinned {
-		p.result.Pinned += p.Content[d].Size
-	}
 }
 
 // evict removes the next few candidates. The links are locked.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -98,6 +99,30 @@ func reach(r *Repository, from digest.Digest) map[digest.Digest]bool {
 		}
 	}
 	return reached
+}
+
+// Pinned lists everything that the pinned images lead to.
+func (i *Inventory) Pinned(pins []Pin) map[digest.Digest]bool {
+	pinned := map[digest.Digest]bool{}
+	for _, r := range i.Repositories {
+		for _, pin := range pins {
+			if !pin.matches(r.Name) {
+				continue
+			}
+			if pin.tag == nil {
+				for d := range r.Manifests {
+					maps.Copy(pinned, reach(r, d))
+				}
+				continue
+			}
+			for tag, d := range r.Tags {
+				if pin.tag.Match(tag) {
+					maps.Copy(pinned, reach(r, d))
+				}
+			}
+		}
+	}
+	return pinned
 }
 
 // Survey reads what the storage has. It changes nothing, and needs no lock: what

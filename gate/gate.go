@@ -119,7 +119,7 @@ type Gate struct {
 	resolving singleflight.Group
 	holders   *lru.Cache[string, []ledger.Holder] // of a blob in a repository
 	listings  *lru.Cache[string, []digest.Digest] // the indexes that list a manifest
-	linked    *lru.Cache[string, digest.Digest]   // what the cache's repositories hold already
+	linked    *lru.Cache[string, linked]          // what the cache's repositories hold already
 
 	summarized *lru.Cache[string, oci.Descriptor] // of decisions, by id
 
@@ -156,7 +156,7 @@ func New(options Options) (*Gate, error) {
 	g.tags, _ = lru.New[string, resolved](memoEntries)
 	g.holders, _ = lru.New[string, []ledger.Holder](memoEntries)
 	g.listings, _ = lru.New[string, []digest.Digest](memoEntries)
-	g.linked, _ = lru.New[string, digest.Digest](memoEntries)
+	g.linked, _ = lru.New[string, linked](memoEntries)
 	g.summarized, _ = lru.New[string, oci.Descriptor](memoEntries)
 	g.revalidating = make(chan struct{}, 4)
 	g.examining.waiting, g.examining.slots = map[examinee]map[string]node{}, make(chan struct{}, examiners)
@@ -214,6 +214,7 @@ func (g *Gate) Admit(ctx context.Context, req Request) (*Admission, error) {
 	if err := g.link(ctx, admission, req.Reference.Tag()); err != nil {
 		return nil, err
 	}
+	g.Cache.Used(ref.Digest()) // whose bytes came from memory
 	if admission.Verdict.ID != "" {
 		g.Ledger.CountPull(admission.Verdict.ID, pullClient(req.Client), g.Now())
 	}
