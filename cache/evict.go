@@ -158,7 +158,7 @@ func (p *pass) survey(ctx context.Context) (err error) {
 		return err
 	}
 	p.left = p.Bytes()
-	p.cache.held.Add(p.left - known)
+	p.cache.held.Add(p.left - known) // what came meanwhile may be counted twice, until the next time
 	recorded, err := p.cache.lastUses(ctx)
 	if err != nil {
 		return err
@@ -273,9 +273,9 @@ func (p *pass) evict(ctx context.Context) error {
 			}
 			p.cache.counts.evicted.Add(1)
 			p.cache.counts.evictedBytes.Add(stored.Size)
+			p.gone = append(p.gone, next.digest)
 		}
 		delete(p.Content, next.digest)
-		p.gone = append(p.gone, next.digest)
 		p.left -= stored.Size
 		p.result.Content++
 	}

@@ -59,6 +59,8 @@ func (c *Cache) holdSize(ctx context.Context) {
 }
 
 func (c *Cache) measure(ctx context.Context) {
+	c.pruning.Lock() // which takes away what is being counted
+	defer c.pruning.Unlock()
 	before := c.held.Load()
 	found, err := Survey(ctx, c.driver)
 	if err != nil {
