@@ -347,6 +347,17 @@ func (p *pass) unlink(ctx context.Context, r *Repository, d digest.Digest) error
 			}
 		}
 	}
+	if len(r.Manifests) > 0 {
+		return nil
+	}
+	// A registry lists a repository as long as these are there. Those of others
+	// may be below the same folder.
+	clear(r.blobs)
+	for _, part := range []string{"_manifests", "_layers"} {
+		if err := p.remove(ctx, repositoriesRoot+"/"+r.Name+"/"+part); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

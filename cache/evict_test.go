@@ -103,6 +103,9 @@ func TestWhatWasNotUsedForLongGoes(t *testing.T) {
 }
 
 func TestPinnedImagesStay(t *testing.T) {
+	first := newShop(t, "inmemory")
+	first.forget()
+	remembered := first.ledger
 	for name, tc := range map[string]struct {
 		pins []string
 		want func(amd, arm, index, single *oci.Manifest) []string
@@ -119,7 +122,8 @@ func TestPinnedImagesStay(t *testing.T) {
 		"not by a registry without port": {[]string{"127.0.0.1/*"}, func(_, _, _, _ *oci.Manifest) []string { return nil }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newShop(t, "filesystem")
+			s := newShop(t, "inmemory")
+			s.ledger = remembered
 			var pins []cache.Pin
 			for _, p := range tc.pins {
 				pin, err := cache.ParsePin(p)
@@ -315,7 +319,7 @@ func TestPullsWhileEvicting(t *testing.T) {
 	s := newShop(t, "filesystem")
 	var images []*oci.Manifest
 	base := s.blob("base", layer)
-	for i := range 12 {
+	for i := range 6 {
 		images = append(images, s.image(base, s.blob(fmt.Sprint("a", i), layer/4), s.blob(fmt.Sprint("b", i%3), layer/4)))
 	}
 	ctx, stop := context.WithCancel(t.Context())
@@ -344,7 +348,7 @@ func TestPullsWhileEvicting(t *testing.T) {
 	for worker := range 4 {
 		pulls.Go(func() {
 			random := rand.New(rand.NewPCG(1, uint64(worker)))
-			for range 40 {
+			for range 12 {
 				image := images[random.IntN(len(images))]
 				s.pull(caches[worker%2], app, fmt.Sprint("t", random.IntN(4)), image)
 			}

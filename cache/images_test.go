@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -51,11 +52,10 @@ func newShop(t testing.TB, driver string) *shop {
 	var err error
 	s.driver, err = cache.OpenDriver(driver, parameters)
 	s.must(err)
-	s.forget()
 	return s
 }
 
-// forget begins a new ledger.
+// forget begins a new ledger, as open does the first time.
 func (s *shop) forget() {
 	s.Helper()
 	book, err := ledger.Open(context.Background(), "sqlite:"+filepath.Join(s.TempDir(), "ledger.db"))
@@ -86,6 +86,9 @@ func (s *shop) pass(d time.Duration) { s.clock.Add(int64(d)) }
 func (s *shop) open(o cache.Options) *cache.Cache {
 	s.Helper()
 	o.Driver, o.Root, o.Spool = s.driver, s.root, filepath.Join(s.TempDir(), "spool")
+	if s.ledger == nil {
+		s.forget()
+	}
 	o.Records, o.Now = s.ledger, s.now
 	o.Damaged = func(ctx context.Context, d cache.Damage) {
 		s.must(s.ledger.RecordEvent(ctx, ledger.Event{At: d.Time, Kind: "cache.damage." + d.Found, Digest: d.Digest, Detail: d.Detail}))
@@ -99,12 +102,9 @@ func (s *shop) open(o cache.Options) *cache.Cache {
 
 // blob is content of so many bytes that nothing else has.
 func (s *shop) blob(name string, size int) oci.Descriptor {
-	raw := make([]byte, 0, size+sha256.Size)
-	for i := 0; len(raw) < size; i++ {
-		sum := sha256.Sum256(fmt.Append(nil, name, i))
-		raw = append(raw, sum[:]...)
-	}
-	return s.put("application/vnd.oci.image.layer.v1.tar", raw[:size])
+	raw := make([]byte, size)
+	rand.NewChaCha8(sha256.Sum256([]byte(name))).Read(raw)
+	return s.put("application/vnd.oci.image.layer.v1.tar", raw)
 }
 
 func (s *shop) put(mediaType string, raw []byte) oci.Descriptor {

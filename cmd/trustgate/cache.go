@@ -141,10 +141,12 @@ func readStats(ctx context.Context, cfg *config.Config, l *ledger.Ledger) (stats
 	}
 	s := stats{
 		Root: root, Bytes: found.Bytes(), MaxSize: int64(cfg.Cache.MaxSize), Content: len(found.Content),
-		Repositories: len(found.Repositories), Scrub: scrubStats{Every: cfg.Cache.Scrub.Every.String()},
-		Damage: damage{Newest: []damageEvent{}},
+		Scrub: scrubStats{Every: cfg.Cache.Scrub.Every.String()}, Damage: damage{Newest: []damageEvent{}},
 	}
 	for _, r := range found.Repositories {
+		if len(r.Manifests) > 0 {
+			s.Repositories++
+		}
 		s.Manifests += len(r.Manifests)
 		s.Tags += len(r.Tags)
 		for _, m := range r.Manifests {
