@@ -200,6 +200,7 @@ func (s *shop) served() (list []string) {
 		if err != nil && !errors.As(err, new(distribution.ErrRepositoryUnknown)) {
 			s.Fatal(err)
 		}
+		before := len(list)
 		for _, tag := range tags {
 			d, err := repository.Tags(ctx).Get(ctx, tag)
 			s.must(err)
@@ -219,6 +220,9 @@ func (s *shop) served() (list []string) {
 		})
 		if err != nil && !errors.As(err, new(storagedriver.PathNotFoundError)) {
 			s.Fatal(err)
+		}
+		if len(list) == before {
+			s.Errorf("a stock registry lists %s, which has nothing", name)
 		}
 	}
 	return list
