@@ -2,6 +2,7 @@ package cache
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -217,7 +218,7 @@ func (e *export) indexed(ctx context.Context, r *Repository, m *Linked, out *Cop
 func (e *export) plain(ctx context.Context, m *Linked, out *Copied) error {
 	missing := 0
 	for _, b := range m.Blobs {
-		if s, here := e.Content[b.Digest]; !here || s.Size != b.Size {
+		if s, here := e.Content[b.Digest]; (!here || s.Size != b.Size) && !isInline(b) {
 			missing++
 		}
 	}
@@ -258,6 +259,9 @@ func (e *export) blob(ctx context.Context, d oci.Descriptor) (int64, error) {
 	if e.wrong[d.Digest] {
 		return 0, fmt.Errorf("%w: %s", ErrDigest, d.Digest)
 	}
+	if isInline(d) {
+		return d.Size, e.add(d, bytes.NewReader(d.Data))
+	}
 	found, err := e.cache.openStored(ctx, d.Digest)
 	if err != nil {
 		return 0, err
@@ -278,18 +282,25 @@ func (e *export) blob(ctx context.Context, d oci.Descriptor) (int64, error) {
 		return 0, err
 	}
 	verifier = d.Digest.Verifier()
-	name := "blobs/" + d.Digest.Algorithm().String() + "/" + d.Digest.Encoded()
-	if err := e.layout.add(name, d.Size, io.TeeReader(readerWithContext{ctx, found}, verifier)); err != nil {
+	if err := e.add(d, io.TeeReader(readerWithContext{ctx, found}, verifier)); err != nil {
 		return 0, err
 	}
 	if !verifier.Verified() {
 		return 0, fmt.Errorf("%s changed while it was copied; export again", d.Digest)
 	}
+	return d.Size, nil
+}
+
+func (e *export) add(d oci.Descriptor, content io.Reader) error {
+	name := "blobs/" + d.Digest.Algorithm().String() + "/" + d.Digest.Encoded()
+	if err := e.layout.add(name, d.Size, content); err != nil {
+		return err
+	}
 	e.written[d.Digest] = true
 	if e.told != nil {
 		e.told(d.Size)
 	}
-	return d.Size, nil
+	return nil
 }
 
 // finish writes what makes a folder of blobs a layout, the index last: without

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/trustgate/trustgate/cache"
@@ -126,6 +127,12 @@ func TestExport(t *testing.T) {
 	s.pull(c, app, "wrong", wrong)
 	s.must(c.Link(t.Context(), app, unread, "unread"))
 	s.must(c.PutBytes(t.Context(), attestation.Digest, attestation.Raw)) // evidence that nobody pulled
+	empty := s.put("application/vnd.oci.empty.v1+json", []byte("{}"))
+	empty.Data = []byte("{}")
+	artifact := s.manifest(ocispec.MediaTypeImageManifest, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: empty, Layers: []oci.Descriptor{base},
+	})
+	s.must(c.Link(t.Context(), app, artifact, "inline")) // whose config no client pulls
 	s.damaged(wrong.Layers[0].Digest, flipped(s.blobs[wrong.Layers[0].Digest]))
 
 	choose := func(ref oci.Reference, kind oci.Kind) (string, error) {
@@ -141,7 +148,7 @@ func TestExport(t *testing.T) {
 	}
 	const name, elsewhere = "registry.example/acme/app", "127.0.0.1:5000/other"
 	all := map[string]string{
-		name + ":whole": cache.Exported, name + ":again": cache.Exported, name + ":sparse": cache.Exported,
+		name + ":whole": cache.Exported, name + ":again": cache.Exported, name + ":sparse": cache.Exported, name + ":inline": cache.Exported,
 		name + ":hollow": cache.Incomplete, name + ":blocked": cache.Refused, name + ":wrong": cache.Damaged, name + ":unread": cache.Incomplete,
 		elsewhere + "@" + digested.Digest.String(): cache.Exported,
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -67,8 +66,8 @@ func (i *Inventory) Bytes() (total int64) {
 // An index is as complete as those of its images that are linked.
 func (i *Inventory) Missing(r *Repository, m *Linked) []digest.Digest {
 	var missing []digest.Digest
-	for d := range reach(r, m.Digest) {
-		if _, ok := i.Content[d]; !ok {
+	for d, described := range reach(r, m.Digest) {
+		if _, ok := i.Content[d]; !ok && !isInline(described) {
 			missing = append(missing, d)
 		}
 	}
@@ -76,23 +75,29 @@ func (i *Inventory) Missing(r *Repository, m *Linked) []digest.Digest {
 	return missing
 }
 
-// reach lists everything that a manifest of the repository leads to, itself
+// isInline says whether the descriptor brings the content along, as that of an
+// empty config does. Clients then do not pull it.
+//
+// https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#embedded-content
+func isInline(d oci.Descriptor) bool {
+	return len(d.Data) > 0 && int64(len(d.Data)) == d.Size && oci.DigestOf(d.Data, d.Digest) == d.Digest
+}
+
+// reach describes everything that a manifest of the repository leads to, itself
 // included. Of an index's manifests it follows those that are linked.
-func reach(r *Repository, from digest.Digest) map[digest.Digest]bool {
-	reached := map[digest.Digest]bool{}
+func reach(r *Repository, from digest.Digest) map[digest.Digest]oci.Descriptor {
+	reached := map[digest.Digest]oci.Descriptor{}
 	next := []digest.Digest{from}
 	for len(next) > 0 {
 		d := next[len(next)-1]
-		if next = next[:len(next)-1]; reached[d] {
-			continue
-		}
+		next = next[:len(next)-1]
 		m := r.Manifests[d]
-		if m == nil {
+		if _, seen := reached[d]; seen || m == nil {
 			continue
 		}
-		reached[d] = true
+		reached[d] = oci.Descriptor{MediaType: m.MediaType, Digest: d, Size: m.Size}
 		for _, b := range m.Blobs {
-			reached[b.Digest] = true
+			reached[b.Digest] = b
 		}
 		for _, child := range m.Manifests {
 			next = append(next, child.Digest)
@@ -104,6 +109,11 @@ func reach(r *Repository, from digest.Digest) map[digest.Digest]bool {
 // Pinned lists everything that the pinned images lead to.
 func (i *Inventory) Pinned(pins []Pin) map[digest.Digest]bool {
 	pinned := map[digest.Digest]bool{}
+	lead := func(r *Repository, from digest.Digest) {
+		for d := range reach(r, from) {
+			pinned[d] = true
+		}
+	}
 	for _, r := range i.Repositories {
 		for _, pin := range pins {
 			if !pin.matches(r.Name) {
@@ -111,13 +121,13 @@ func (i *Inventory) Pinned(pins []Pin) map[digest.Digest]bool {
 			}
 			if pin.tag == nil {
 				for d := range r.Manifests {
-					maps.Copy(pinned, reach(r, d))
+					lead(r, d)
 				}
 				continue
 			}
 			for tag, d := range r.Tags {
 				if pin.tag.Match(tag) {
-					maps.Copy(pinned, reach(r, d))
+					lead(r, d)
 				}
 			}
 		}
