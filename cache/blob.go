@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"sync"
 	"syscall"
 
 	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
@@ -31,8 +32,12 @@ func (c *Cache) Blob(ctx context.Context, d oci.Descriptor, fetch Fetch) (*Blob,
 	}
 	for {
 		blob, err := c.openVerified(ctx, d)
-		if blob != nil || err != nil {
-			return blob, err
+		if err != nil {
+			return nil, err
+		}
+		if blob != nil {
+			c.Used(d.Digest)
+			return blob, nil
 		}
 		f, err := c.join(d, fetch)
 		if err != nil {
@@ -101,7 +106,25 @@ func (c *Cache) openVerified(ctx context.Context, d oci.Descriptor) (*Blob, erro
 		found.Close()
 		return nil, wrongSize(d, known.size)
 	}
+	if found.file == nil {
+		c.read(d.Digest, found)
+	}
 	return &Blob{size: d.Size, stored: found}, nil
+}
+
+// read keeps content from being evicted while it is read. A file needs no such
+// thing: it can be read to its end when it has been unlinked.
+func (c *Cache) read(d digest.Digest, found *stored) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reading[d]++
+	found.release = sync.OnceFunc(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.reading[d]--; c.reading[d] == 0 {
+			delete(c.reading, d)
+		}
+	})
 }
 
 // follow reads along with a fill and takes over the reference to it.
@@ -122,6 +145,7 @@ func follow(ctx context.Context, c *Cache, f *fill) (*Blob, error) {
 		b.Close()
 		return nil, err
 	}
+	c.Used(f.digest)
 	return b, nil
 }
 
@@ -288,6 +312,8 @@ type stored struct {
 	path   string
 	off    int64
 	body   io.ReadCloser // at off; nil before the first Read after a Seek
+
+	release func() // or nil
 }
 
 // openStored opens what is stored under d, whether or not it is right. Nothing
@@ -359,6 +385,9 @@ func (s *stored) Seek(offset int64, whence int) (int64, error) {
 func (s *stored) Close() error {
 	if s.file != nil {
 		return s.file.Close()
+	}
+	if s.release != nil {
+		s.release()
 	}
 	if s.body != nil {
 		return s.body.Close()

@@ -16,9 +16,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -51,22 +53,29 @@ const (
 	stallAfter = 2 * time.Minute
 )
 
-// Options say where a Cache keeps its content.
+// Options say where a Cache keeps its content, and how much of it.
 type Options struct {
 	Driver  storagedriver.StorageDriver
-	Root    string // the rootdirectory of a filesystem driver; "" with any other
-	Spool   string // local folder for content on its way in; "" puts it into Root
-	MaxSize int64  // bytes; 0 is no bound. Not enforced yet.
+	Root    string   // the rootdirectory of a filesystem driver; "" with any other
+	Spool   string   // local folder for content on its way in; "" puts it into Root
+	MaxSize int64    // bytes of content that Maintain lets stay; 0 is no bound
+	Pinned  []Pin    // what is never evicted
+	Scrub   Schedule // of Maintain
+	Records Records  // nil forgets with the process
+	Damaged func(context.Context, Damage)
 	Log     *zap.Logger
+	Now     func() time.Time // nil means time.Now
 }
 
 // Cache is verified content. Its methods may be called from many goroutines.
 type Cache struct {
-	driver storagedriver.StorageDriver
-	root   string
-	spool  *spool
-	log    *zap.Logger
-	stall  time.Duration
+	driver  storagedriver.StorageDriver
+	root    string
+	spool   *spool
+	links   *links
+	options Options
+	log     *zap.Logger
+	stall   time.Duration
 
 	recent   *recent                          // small content
 	verified *lru.Cache[digest.Digest, stamp] // what this process has hashed, as it was then
@@ -76,8 +85,15 @@ type Cache struct {
 	owned  sync.WaitGroup
 	close  func() error // of the spool, once
 
-	mu    sync.Mutex
-	fills map[digest.Digest]*fill
+	uses    uses
+	held    atomic.Int64  // bytes in the storage, as far as this process knows
+	full    chan struct{} // more than there may be
+	pruning sync.Mutex    // one pass at a time
+	counts  counts
+
+	mu      sync.Mutex
+	fills   map[digest.Digest]*fill
+	reading map[digest.Digest]int // readers of content that is not in files of this machine
 }
 
 // stamp tells one state of stored content from another without reading it.
@@ -115,12 +131,19 @@ func Open(ctx context.Context, o Options) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the cache: %w", err)
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	c := &Cache{
-		driver: o.Driver, root: o.Root, log: o.Log, stall: stallAfter,
-		recent: newRecent(), verified: verified, fills: map[digest.Digest]*fill{},
+		driver: o.Driver, root: o.Root, options: o, log: o.Log, stall: stallAfter,
+		recent: newRecent(), verified: verified, full: make(chan struct{}, 1),
+		fills: map[digest.Digest]*fill{}, reading: map[digest.Digest]int{},
 	}
 	if c.spool, err = c.findSpool(ctx, o.Spool); err != nil {
 		return nil, fmt.Errorf("opening the cache: %w", err)
+	}
+	if c.links, err = openLinks(o.Root); err != nil {
+		return nil, fmt.Errorf("opening the cache: %w", errors.Join(err, c.spool.close()))
 	}
 	c.close = sync.OnceValue(c.spool.close)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
@@ -185,7 +208,7 @@ func (c *Cache) Close() error {
 	c.cancel(ErrClosed)
 	c.mu.Unlock()
 	c.owned.Wait()
-	return c.close()
+	return errors.Join(c.flushUses(context.Background()), c.links.close(), c.close())
 }
 
 // Bytes reads content that fits into memory, a manifest or a config, and checks
@@ -207,6 +230,7 @@ func (c *Cache) Bytes(ctx context.Context, d digest.Digest, limit int64) ([]byte
 	if int64(len(raw)) > limit {
 		return nil, fmt.Errorf("%w: %s has more than %d bytes", ErrLength, d, limit)
 	}
+	c.Used(d)
 	return bytes.Clone(raw), nil
 }
 
@@ -229,8 +253,7 @@ func (c *Cache) load(ctx context.Context, d digest.Digest, limit int64) ([]byte,
 		return nil, fmt.Errorf("%w: %s has more than %d bytes", ErrLength, d, limit)
 	}
 	if oci.DigestOf(raw, d) != d {
-		c.log.Error("cached content does not match its digest; removing it", zap.Stringer("digest", d))
-		if err := c.remove(ctx, d); err != nil {
+		if err := c.drop(ctx, Damage{Digest: d, Found: FoundByUse, Detail: ErrDigest.Error()}); err != nil {
 			return nil, err
 		}
 		return nil, fmt.Errorf("%s in the cache did not match and was removed: %w", d, oci.ErrNotFound)
@@ -255,8 +278,10 @@ func (c *Cache) PutBytes(ctx context.Context, d digest.Digest, raw []byte) error
 		if err := c.store(ctx, d, raw); err != nil {
 			return fmt.Errorf("storing %s: %w", d, err)
 		}
+		c.grew(int64(len(raw)))
 	}
 	c.recent.add(d, bytes.Clone(raw))
+	c.Used(d)
 	return nil
 }
 
@@ -271,7 +296,8 @@ func (c *Cache) isStored(ctx context.Context, d digest.Digest, size int64) (bool
 		return false, fmt.Errorf("looking for %s in the cache: %w", d, err)
 	}
 	if info.Size() != size {
-		return false, nil
+		detail := fmt.Sprintf("it has %d bytes, not %d", info.Size(), size)
+		return false, c.drop(ctx, Damage{Digest: d, Found: FoundByUse, Detail: detail})
 	}
 	if _, known := c.recent.get(d); known {
 		return true, nil
@@ -310,10 +336,17 @@ func (c *Cache) commitFile(file *os.File, d digest.Digest) error {
 	}
 	path := c.filePath(blobDataPath(d))
 	folder := filepath.Dir(path)
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return fmt.Errorf("making the blob's folder: %w", err)
+	var err error
+	for range 3 {
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			return fmt.Errorf("making the blob's folder: %w", err)
+		}
+		// An eviction takes empty folders away, this one too.
+		if err = os.Rename(file.Name(), path); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
 	}
-	if err := os.Rename(file.Name(), path); err != nil {
+	if err != nil {
 		return fmt.Errorf("moving the blob into place: %w", err)
 	}
 	dir, err := os.Open(folder)
@@ -348,6 +381,9 @@ func (c *Cache) commitCopy(ctx context.Context, file *os.File, d digest.Digest, 
 func (c *Cache) remove(ctx context.Context, d digest.Digest) error {
 	c.verified.Remove(d)
 	c.recent.remove(d)
+	if info, err := c.driver.Stat(ctx, blobDataPath(d)); err == nil {
+		c.held.Add(-info.Size())
+	}
 	// Its folder stays: someone may be about to move a good copy into it.
 	if err := c.driver.Delete(ctx, blobDataPath(d)); err != nil && !isPathNotFound(err) {
 		return fmt.Errorf("removing %s from the cache: %w", d, err)
@@ -360,7 +396,7 @@ func (c *Cache) remove(ctx context.Context, d digest.Digest) error {
 // called again with the same arguments. The blobs need not be there yet.
 //
 // The name is one that RepositoryName made.
-func (c *Cache) Link(ctx context.Context, name string, m *oci.Manifest, tag string) error {
+func (c *Cache) Link(ctx context.Context, name string, m *oci.Manifest, tag string) (err error) {
 	if err := checkName(name); err != nil {
 		return err
 	}
@@ -369,7 +405,24 @@ func (c *Cache) Link(ctx context.Context, name string, m *oci.Manifest, tag stri
 			return err
 		}
 	}
+	unlock, err := c.links.share()
+	if err != nil {
+		return fmt.Errorf("linking %s into %s: %w", m.Digest, name, err)
+	}
+	defer unlock()
 	if err := c.PutBytes(ctx, m.Digest, m.Raw); err != nil {
+		return err
+	}
+	wrote := false
+	// Last: who has seen the mark before has not seen all links.
+	defer func() {
+		if wrote {
+			err = errors.Join(err, c.links.change(linkedMark))
+		}
+	}()
+	link := func(path string, to digest.Digest) error {
+		fresh, err := c.link(ctx, path, to)
+		wrote = wrote || fresh
 		return err
 	}
 	// What points at something comes after it: a registry that reads along, or
@@ -378,34 +431,40 @@ func (c *Cache) Link(ctx context.Context, name string, m *oci.Manifest, tag stri
 		if _, err := oci.ParseDigest(d.Digest.String()); err != nil {
 			return fmt.Errorf("linking %s into %s: %w", m.Digest, name, err)
 		}
-		if err := c.link(ctx, layerLinkPath(name, d.Digest), d.Digest); err != nil {
+		if err := link(layerLinkPath(name, d.Digest), d.Digest); err != nil {
 			return err
 		}
 	}
-	if err := c.link(ctx, revisionLinkPath(name, m.Digest), m.Digest); err != nil {
+	if err := link(revisionLinkPath(name, m.Digest), m.Digest); err != nil {
 		return err
 	}
 	if tag == "" {
 		return nil
 	}
-	if err := c.link(ctx, tagIndexPath(name, tag, m.Digest), m.Digest); err != nil {
+	if err := link(tagIndexPath(name, tag, m.Digest), m.Digest); err != nil {
 		return err
 	}
-	return c.link(ctx, tagCurrentPath(name, tag), m.Digest)
+	return link(tagCurrentPath(name, tag), m.Digest)
 }
 
-func (c *Cache) link(ctx context.Context, path string, to digest.Digest) error {
+// Unlinked is a number that is another one when links may have been removed
+// since, by this process or by another: whoever remembers what it linked
+// remembers this number too.
+func (c *Cache) Unlinked() uint64 { return c.links.number(unlinkedMark) }
+
+// link says whether it had to be written.
+func (c *Cache) link(ctx context.Context, path string, to digest.Digest) (fresh bool, err error) {
 	present, err := c.driver.GetContent(ctx, path)
 	if err == nil && string(present) == to.String() {
-		return nil
+		return false, nil
 	}
 	if err != nil && !isPathNotFound(err) {
-		return fmt.Errorf("reading the link %s: %w", path, err)
+		return false, fmt.Errorf("reading the link %s: %w", path, err)
 	}
 	if err := c.driver.PutContent(ctx, path, []byte(to)); err != nil {
-		return fmt.Errorf("writing the link %s: %w", path, err)
+		return false, fmt.Errorf("writing the link %s: %w", path, err)
 	}
-	return nil
+	return true, nil
 }
 
 func isPathNotFound(err error) bool {

@@ -108,12 +108,13 @@ func (c *Cache) recheck(f *fill) (good bool, err error) {
 	if c.ctx.Err() != nil {
 		return false, fmt.Errorf("checking %s in the cache: %w", f.digest, context.Cause(c.ctx))
 	}
-	c.log.Error("a cached blob cannot be used", zap.Stringer("digest", f.digest), zap.Error(err))
-	// A read that failed, or a full spool, proves nothing about the blob.
 	if errors.Is(err, ErrDigest) || errors.Is(err, ErrLength) {
-		if removeErr := c.remove(c.ctx, f.digest); removeErr != nil {
-			return false, errors.Join(err, removeErr)
+		if dropErr := c.drop(c.ctx, Damage{Digest: f.digest, Found: FoundByUse, Detail: err.Error()}); dropErr != nil {
+			return false, errors.Join(err, dropErr)
 		}
+	} else {
+		// A read that failed, or a full spool, proves nothing about the blob.
+		c.log.Error("a cached blob cannot be used", zap.Stringer("digest", f.digest), zap.Error(err))
 	}
 	if !f.restart() {
 		return false, fmt.Errorf("%s in the cache cannot be used; pull again: %w", f.digest, err)
@@ -132,8 +133,7 @@ func (c *Cache) refuseLength(f *fill, found *stored) error {
 	if c.ctx.Err() != nil {
 		return fmt.Errorf("checking %s in the cache: %w", f.digest, context.Cause(c.ctx))
 	}
-	c.log.Error("a cached blob does not have its length; fetching it again", zap.Stringer("digest", f.digest), zap.Int64("bytes", found.stamp.size), zap.Int64("want", f.size))
-	return c.remove(c.ctx, f.digest)
+	return c.drop(c.ctx, Damage{Digest: f.digest, Found: FoundByUse, Detail: fmt.Sprintf("it has %d bytes, not %d", found.stamp.size, f.size)})
 }
 
 // hashStored lets readers follow while a stored blob is hashed: in its own file,
@@ -260,6 +260,12 @@ func (f *fill) pump(ctx context.Context, src io.Reader, sink *os.File, alive fun
 
 // commit makes the verified spool file a blob that everyone sees.
 func (c *Cache) commit(f *fill) error {
+	if bound := c.options.MaxSize; bound > 0 && f.size > lowWater(bound) {
+		// Everything else would have to go for it, and then it would.
+		c.log.Warn("a blob is larger than the cache and was not kept; raise cache.max_size",
+			zap.Stringer("digest", f.digest), zap.Int64("bytes", f.size), zap.Int64("max_size", bound))
+		return nil
+	}
 	if c.root != "" {
 		if err := c.commitFile(f.file, f.digest); err != nil {
 			return err
@@ -272,6 +278,7 @@ func (c *Cache) commit(f *fill) error {
 			return err
 		}
 		c.verified.Add(f.digest, fileStamp(info))
+		c.grew(f.size)
 		return nil
 	}
 	if err := c.commitCopy(c.ctx, f.file, f.digest, f.size); err != nil {
@@ -285,6 +292,7 @@ func (c *Cache) commit(f *fill) error {
 		return fmt.Errorf("%w: the storage has %d of %d bytes", ErrLength, info.Size(), f.size)
 	}
 	c.verified.Add(f.digest, stamp{size: info.Size(), modified: info.ModTime()})
+	c.grew(f.size)
 	return nil
 }
 

@@ -83,3 +83,22 @@ func RepositoryName(ref oci.Reference) string {
 	}
 	return strings.ReplaceAll(registry, ":", "_") + "/" + ref.Repository()
 }
+
+// repositoryReference is the repository that RepositoryName filed under the
+// name. An IPv6 address comes back in its shortest form.
+func repositoryReference(name string) (oci.Reference, error) {
+	registry, repository, _ := strings.Cut(name, "/")
+	// No name of a host has an underscore, and no IPv4 address.
+	parts := strings.Split(registry, "_")
+	switch {
+	case len(parts) >= 8:
+		address, err := netip.ParseAddr(strings.Join(parts[:8], ":"))
+		if err != nil {
+			return oci.Reference{}, fmt.Errorf("%q is not the name of a repository: %w", name, err)
+		}
+		registry = strings.Join(append([]string{"[" + address.String() + "]"}, parts[8:]...), ":")
+	case len(parts) > 1:
+		registry = strings.Join(parts, ":")
+	}
+	return oci.NewReference(registry, repository)
+}

@@ -85,13 +85,17 @@ func removeAbandoned(parent string, log *zap.Logger) error {
 // lockFile opens and locks a file. Unless it may wait, a lock that is held
 // elsewhere is an error that matches syscall.EWOULDBLOCK.
 func lockFile(path string, wait bool) (*os.File, error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("opening a lock: %w", err)
-	}
 	how := syscall.LOCK_EX
 	if !wait {
 		how |= syscall.LOCK_NB
+	}
+	return openLock(path, how)
+}
+
+func openLock(path string, how int) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("opening a lock: %w", err)
 	}
 	for {
 		if err = syscall.Flock(int(file.Fd()), how); err == nil {

@@ -123,7 +123,7 @@ type Gate struct {
 	resolving singleflight.Group
 	holders   *lru.Cache[string, []ledger.Holder] // of a blob in a repository
 	listings  *lru.Cache[string, []digest.Digest] // the indexes that list a manifest
-	linked    *lru.Cache[string, digest.Digest]   // what the cache's repositories hold already
+	linked    *lru.Cache[string, linked]          // what the cache's repositories hold already
 	seen      *lru.Cache[string, time.Time]       // when a manifest was last seen upstream
 	arrivals  *lru.Cache[string, arrival]         // blobs that were pushed
 	forgotten forgotten
@@ -164,7 +164,7 @@ func New(options Options) (*Gate, error) {
 	g.tags, _ = lru.New[string, resolved](memoEntries)
 	g.holders, _ = lru.New[string, []ledger.Holder](memoEntries)
 	g.listings, _ = lru.New[string, []digest.Digest](memoEntries)
-	g.linked, _ = lru.New[string, digest.Digest](memoEntries)
+	g.linked, _ = lru.New[string, linked](memoEntries)
 	g.seen, _ = lru.New[string, time.Time](memoEntries)
 	g.arrivals, _ = lru.New[string, arrival](memoEntries)
 	g.forgotten.manifests, _ = lru.New[string, time.Time](memoEntries)
@@ -228,6 +228,7 @@ func (g *Gate) Admit(ctx context.Context, req Request) (*Admission, error) {
 	if err := g.link(ctx, admission, req.Reference.Tag()); err != nil {
 		return nil, err
 	}
+	g.Cache.Used(ref.Digest()) // whose bytes came from memory
 	if admission.Verdict.ID != "" {
 		g.Ledger.CountPull(admission.Verdict.ID, pullClient(req.Client), g.Now())
 	}

@@ -352,6 +352,13 @@ func (g *Gate) logDecision(a *Admission) {
 		zap.Strings("codes", codes), zap.Duration("took", v.Took), zap.Time("expires", v.ExpiresAt))
 }
 
+// linked is what was linked, and the mark of the cache's links at that time: an
+// eviction may have removed them since.
+type linked struct {
+	digest digest.Digest
+	mark   uint64
+}
+
 // link makes the admitted manifest part of the cache's repository, under tag
 // if it is the one that the tag names. What is blocked is never linked.
 func (g *Gate) link(ctx context.Context, a *Admission, tag string) error {
@@ -362,13 +369,14 @@ func (g *Gate) link(ctx context.Context, a *Admission, tag string) error {
 	if tag != "" {
 		key = a.Reference.Name() + ":" + tag
 	}
-	if held, _ := g.linked.Get(key); held == a.Reference.Digest() {
+	now := linked{a.Reference.Digest(), g.Cache.Unlinked()}
+	if held, _ := g.linked.Get(key); held == now {
 		return nil
 	}
 	if err := g.Cache.Link(ctx, cache.RepositoryName(a.Reference), a.Manifest, tag); err != nil {
 		return fmt.Errorf("linking %s into the cache: %w", a.Reference, err)
 	}
-	g.linked.Add(key, a.Reference.Digest())
+	g.linked.Add(key, now)
 	return nil
 }
 

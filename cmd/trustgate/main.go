@@ -119,7 +119,7 @@ Exit codes: 0 served or done, 1 error, 2 wrong usage, 3 blocked, 4 annotated
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{c.CommandPath(), err} })
 	root.AddCommand(
 		newServe(), newDemo(), newInspect(), newSource(), newPackages(),
-		newSign(), newVerify(), newReproduce(), newVerdicts(), newConfig(), newTrust(), newVersion(),
+		newSign(), newVerify(), newReproduce(), newVerdicts(), newCache(), newConfig(), newTrust(), newVersion(),
 	)
 	misuse(root)
 	return root

@@ -138,6 +138,11 @@ func firstOf(texts ...string) string {
 // progress says on a terminal that something long is under way, and for how
 // long it has been; done ends it.
 func progress(w io.Writer, doing string) (done func()) {
+	return progressOf(w, func() string { return doing })
+}
+
+// progressOf is progress for something whose progress can be told.
+func progressOf(w io.Writer, doing func() string) (done func()) {
 	if !isTerminal(w) {
 		return func() {}
 	}
@@ -147,7 +152,7 @@ func progress(w io.Writer, doing string) (done func()) {
 		tick := time.NewTicker(200 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			fmt.Fprintf(w, "\r%s, %s … ", plain(doing), time.Since(started).Truncate(time.Second))
+			fmt.Fprintf(w, "\r%s, %s … ", plain(doing()), time.Since(started).Truncate(time.Second))
 			select {
 			case <-tick.C:
 			case <-stop:

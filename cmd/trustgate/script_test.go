@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/trustgate/trustgate/cmd/trustgate/demo"
@@ -48,6 +52,8 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"answers": answers,
 			"capture": capture,
+			"pull":    pull,
+			"damage":  damageLargest,
 		},
 	})
 }
@@ -95,6 +101,50 @@ func capture(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	ts.Fatalf("nothing begins with %q", args[1])
+}
+
+// pull REFERENCE pulls a whole image from a registry without TLS.
+func pull(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: pull REFERENCE")
+	}
+	ref, err := name.ParseReference(args[0], name.Insecure)
+	ts.Check(err)
+	image, err := remote.Image(ref, remote.WithPlatform(v1.Platform{OS: "linux", Architecture: "amd64"}))
+	ts.Check(err)
+	layers, err := image.Layers()
+	ts.Check(err)
+	for _, layer := range layers {
+		content, err := layer.Compressed()
+		ts.Check(err)
+		_, err = io.Copy(io.Discard, content) // which hashes it
+		ts.Check(errors.Join(err, content.Close()))
+	}
+	_, err = image.RawConfigFile()
+	ts.Check(err)
+}
+
+// damage FOLDER changes one byte of the largest file below it.
+func damageLargest(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: damage FOLDER")
+	}
+	var largest string
+	var size int64
+	ts.Check(filepath.WalkDir(ts.MkAbs(args[0]), func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil && info.Size() > size {
+			largest, size = path, info.Size()
+		}
+		return err
+	}))
+	raw, err := os.ReadFile(largest)
+	ts.Check(err)
+	raw[len(raw)/2] ^= 1
+	ts.Check(os.WriteFile(largest, raw, 0o644))
 }
 
 // TestDemoStaysUp: without --once the gate can be tried out, and ends cleanly.

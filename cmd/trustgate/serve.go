@@ -107,6 +107,10 @@ func (s *service) serve(ctx context.Context, public, admin net.Listener) error {
 			return err
 		})
 	}
+	running.Go(func() error {
+		s.cache.Maintain(stopped)
+		return nil
+	})
 	ready.Store(true)
 	fields := []zap.Field{
 		zap.Stringer("listen", public.Addr()), zap.Bool("tls", s.config.TLS != nil), zap.String("policy", s.policy.Revision()),

@@ -125,21 +125,13 @@ func (s *service) open(ctx context.Context) error {
 	if err := os.MkdirAll(string(cfg.Data), 0o700); err != nil {
 		return fmt.Errorf("making the data folder: %w", err)
 	}
-	driverName, parameters := cfg.CacheDriver()
-	driver, err := cache.OpenDriver(driverName, parameters)
-	if err != nil {
-		return fmt.Errorf("opening the cache: %w", err)
-	}
-	storage := cache.Options{Driver: driver, Spool: cfg.Spool()}
-	if driverName == "filesystem" {
-		storage.Root = cfg.CacheRoot()
-	}
-	if s.cache, err = cache.Open(ctx, storage); err != nil {
-		return fmt.Errorf("opening the cache: %w", err)
-	}
 	if s.ledger, err = ledger.Open(ctx, cfg.LedgerDSN()); err != nil {
 		return fmt.Errorf("opening the ledger: %w", err)
 	}
+	if s.cache, err = openCache(ctx, cfg, s.ledger, s.log, countDamage(s.metrics)); err != nil {
+		return fmt.Errorf("opening the cache: %w", err)
+	}
+	registerCache(s.metrics, s.cache, int64(cfg.Cache.MaxSize))
 	key, err := attest.OpenKey(cfg.SummaryKey())
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/trustgate/trustgate/api"
 	"github.com/trustgate/trustgate/evidence/packages"
+	"github.com/trustgate/trustgate/policy"
 )
 
 func newSource() *cobra.Command {

@@ -15,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml/token"
 
 	"github.com/trustgate/trustgate/access"
+	"github.com/trustgate/trustgate/cache"
 	"github.com/trustgate/trustgate/oci"
 )
 
@@ -514,6 +515,14 @@ func (k checker) storage() {
 	}
 	for name := range c.Cache.Driver {
 		k.oneOf("cache.driver", name, drivers...)
+	}
+	for i, p := range c.Cache.Pinned {
+		if _, err := cache.ParsePin(p); err != nil {
+			k.wrong(fmt.Sprintf("cache.pinned[%d]", i), "%v", err)
+		}
+	}
+	if c.Cache.Scrub.Every < 0 {
+		k.wrong("cache.scrub.every", "it cannot be negative; 0 turns it off")
 	}
 	if dsn := c.Ledger.DSN; dsn != "" && !strings.HasPrefix(dsn, "sqlite:") {
 		scheme, _, _ := strings.Cut(dsn, ":")

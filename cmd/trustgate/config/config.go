@@ -231,10 +231,19 @@ type Verdicts struct {
 	Depth    int      `yaml:"depth"`
 }
 
-// Cache says where verified content is kept.
+// Cache says where verified content is kept, how much of it, and how often it
+// is hashed again.
 type Cache struct {
 	Driver  map[string]map[string]any `yaml:"driver"`
 	MaxSize Size                      `yaml:"max_size"`
+	Pinned  []string                  `yaml:"pinned"`
+	Scrub   Scrub                     `yaml:"scrub"`
+}
+
+// Scrub says when everything in the cache is hashed again.
+type Scrub struct {
+	Every Duration `yaml:"every"`
+	Rate  Size     `yaml:"rate"` // a second
 }
 
 // Ledger says where verdicts are kept.
@@ -288,7 +297,7 @@ func Default() *Config {
 			Stale: Duration(24 * time.Hour), Deadline: Duration(30 * time.Second), Depth: 16,
 		},
 		Clients:   Clients{Recheck: Duration(time.Minute)},
-		Cache:     Cache{MaxSize: 50 << 30},
+		Cache:     Cache{MaxSize: 50 << 30, Scrub: Scrub{Every: Duration(7 * 24 * time.Hour), Rate: 20 << 20}},
 		Summaries: Summaries{Verifier: "https://github.com/trustgate/trustgate"},
 		Packages:  Packages{MaxSize: 32 << 30, Timeout: Duration(10 * time.Minute)},
 		Limits:    Limits{Manifest: 4 << 20, Attestation: 16 << 20, Signatures: 64, Referrers: 256, Connections: 4096, Judgements: 128},

@@ -24,6 +24,7 @@ func TestDefaultFileIsTheDefault(t *testing.T) {
 	}
 	for _, c := range []*config.Config{got, want} { // an empty list is no list
 		c.Trust = config.Trust{}
+		c.Cache.Pinned = nil
 		c.Policy.Paths, c.Policy.Data, c.Policy.Exceptions = nil, nil, nil
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -79,6 +80,9 @@ func TestMistakes(t *testing.T) {
 		{"bad address", "listen: nowhere\n", `t.yaml:1:9: listen: "nowhere" is not an address`},
 		{"not YAML", "listen: [\n", "t.yaml:"},
 		{"a list at the top", "- a\n", "expected keys and values"},
+		{"pinned without a registry", minimal + "cache:\n  pinned: [debian]\n", `t.yaml:4:12: cache.pinned[0]: "debian" is not a repository with its registry`},
+		{"pinned by digest", minimal + "cache: {pinned: [\"a.example/b@sha256:abc\"]}\n", "cache.pinned[0]: "},
+		{"scrub in the past", minimal + "cache: {scrub: {every: -1h}}\n", "cache.scrub.every: it cannot be negative"},
 		{"postgres", minimal + "ledger: {dsn: \"postgres://u:hunter2@h/d\"}\n", "postgres: not supported by this version"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
