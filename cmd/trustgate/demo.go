@@ -120,7 +120,7 @@ func openDemo(ctx context.Context, listen string, logTo io.Writer) (d *demonstra
 	}
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	d.stop = stop
-	go func() { d.served <- d.service.serve(serving, public, nil) }()
+	go func() { d.served <- d.service.serve(serving, public, nil, nil) }()
 	return d, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -43,6 +44,11 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
+			admin, err := freePort()
+			if err != nil {
+				return err
+			}
+			env.Setenv("ADMIN_PORT", admin)
 			env.Setenv("SCENE", scene.Config)
 			env.Setenv("SCENE_DIR", filepath.Dir(scene.Config))
 			env.Setenv("PORT", port)
@@ -52,6 +58,8 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"answers": answers,
 			"capture": capture,
+			"hangup":  hangup,
+			"says":    says,
 			"pull":    pull,
 			"damage":  damageLargest,
 		},
@@ -86,6 +94,34 @@ func answers(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	ts.Fatalf("%s: %s, want %s", args[1], last, args[0])
+}
+
+// hangup sends SIGHUP to what runs in the background.
+func hangup(ts *testscript.TestScript, _ bool, _ []string) {
+	for _, c := range ts.BackgroundCmds() {
+		ts.Check(c.Process.Signal(syscall.SIGHUP))
+	}
+}
+
+// says TEXT URL waits until the answer has the text in it.
+func says(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: says TEXT URL")
+	}
+	last := ""
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		resp, err := http.Get(args[1])
+		if err != nil {
+			last = err.Error()
+			continue
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if last = string(body); err == nil && strings.Contains(last, args[0]) {
+			return
+		}
+	}
+	ts.Fatalf("%s: %s, want %q", args[1], last, args[0])
 }
 
 // capture VAR PREFIX sets VAR to the first word with the prefix in the last

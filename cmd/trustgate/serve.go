@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -31,7 +32,9 @@ func newServe() *cobra.Command {
 		Use:   "serve",
 		Short: "Run the gate",
 		Long: `Run the gate until it is stopped with SIGINT or SIGTERM. Pulls that are under way
-then have 30 seconds to finish.
+then have 30 seconds to finish. On SIGHUP, and when a file of the configuration
+changes, it reads the configuration, keys and rules again: pulls that are under way
+end as they began, and what is broken never replaces what works.
 
 Without a configuration it listens on 127.0.0.1:5000, knows the large public
 registries, keeps its data below the user's data folder, and annotates. Write
@@ -50,13 +53,13 @@ registries, keeps its data below the user's data folder, and annotates. Write
 		if err != nil {
 			return err
 		}
-		served := s.listenAndServe(c.Context())
+		served := s.listenAndServe(c.Context(), func() (*config.Config, error) { return config.Load(cfg.File, os.Environ()) })
 		return errors.Join(served, s.close())
 	}
 	return c
 }
 
-func (s *service) listenAndServe(ctx context.Context) error {
+func (s *service) listenAndServe(ctx context.Context, load func() (*config.Config, error)) error {
 	public, err := net.Listen("tcp", s.config.Listen)
 	if err != nil {
 		return fmt.Errorf("listening for pulls: %w", err)
@@ -68,24 +71,20 @@ func (s *service) listenAndServe(ctx context.Context) error {
 			return fmt.Errorf("listening for administration: %w", err)
 		}
 	}
-	return s.serve(ctx, public, admin)
+	return s.serve(ctx, public, admin, load)
 }
 
 // serve answers on the listeners until ctx ends, and then lets requests that
-// are under way finish. admin may be nil.
-func (s *service) serve(ctx context.Context, public, admin net.Listener) error {
+// are under way finish. admin may be nil; without load the configuration stays as
+// it is.
+func (s *service) serve(ctx context.Context, public, admin net.Listener, load func() (*config.Config, error)) error {
 	var ready atomic.Bool
-	servers := []*http.Server{s.publicServer(ctx)}
+	serving, changes := new(live), newReloads(s.metrics)
+	serving.current.Store(s.use(s.setup))
+	servers := []*http.Server{s.publicServer(ctx, serving)}
 	listeners := []net.Listener{netutil.LimitListener(public, s.config.Limits.Connections)}
-	if s.config.TLS != nil {
-		setup, err := serverTLS(s.config.TLS)
-		if err != nil {
-			return errors.Join(err, public.Close())
-		}
-		servers[0].TLSConfig = setup
-	}
 	if admin != nil {
-		servers = append(servers, s.adminServer(&ready))
+		servers = append(servers, s.adminServer(serving, &ready, changes))
 		listeners = append(listeners, admin)
 	}
 
@@ -111,6 +110,12 @@ func (s *service) serve(ctx context.Context, public, admin net.Listener) error {
 		s.cache.Maintain(stopped)
 		return nil
 	})
+	if load != nil {
+		running.Go(func() error {
+			s.keepUp(stopped, serving, changes, load)
+			return nil
+		})
+	}
 	ready.Store(true)
 	fields := []zap.Field{
 		zap.Stringer("listen", public.Addr()), zap.Bool("tls", s.config.TLS != nil), zap.String("policy", s.policy.Revision()),
@@ -132,18 +137,27 @@ func (s *service) serve(ctx context.Context, public, admin net.Listener) error {
 			server.Close()
 		}
 	}
-	return running.Wait()
+	err := running.Wait()
+	if !serving.end(closing) {
+		s.log.Warn("a setup from before a reload did not end in time")
+	}
+	s.setup = serving.current.Load().setup // which s.close ends
+	return err
 }
 
-func (s *service) publicServer(ctx context.Context) *http.Server {
+func (s *service) publicServer(ctx context.Context, serving *live) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
-	return &http.Server{
+	server := &http.Server{
 		// The handler sees the path as it was sent; a mux would clean it and
 		// redirect.
-		Handler:           s.withAPI(s.handler, false),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			one := serving.borrow()
+			defer one.giveBack()
+			one.public.ServeHTTP(w, r)
+		}),
 		Protocols:         protocols,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       time.Minute, // pushes extend it for as long as they come steadily
@@ -152,26 +166,33 @@ func (s *service) publicServer(ctx context.Context) *http.Server {
 		ErrorLog:          zap.NewStdLog(s.log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))),
 		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 	}
+	if s.tls != nil {
+		server.TLSConfig = s.tls.Clone()
+		server.TLSConfig.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			return serving.current.Load().tls, nil
+		}
+	}
+	return server
 }
 
-// withAPI answers the JSON API beside what else a listener answers, and gives out
-// tokens where a person has to prove who they are.
-func (s *service) withAPI(rest http.Handler, operator bool) http.Handler {
-	documents := api.HTTP{API: *s.api(), Operator: operator, Log: s.log}
-	if !operator {
-		documents.Access = s.access
-	}
-	answers := documents.Handler()
+// publicHandler answers those who pull.
+func (s *service) publicHandler(u *setup) http.Handler {
+	documents := api.HTTP{API: api.API{Gate: u.gate, Ledger: s.ledger}, Access: u.access, Log: s.log}.Handler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case strings.HasPrefix(r.URL.Path, api.Prefix):
-			answers.ServeHTTP(w, r)
-		case strings.HasPrefix(r.URL.Path, access.TokenPath) && !operator:
-			s.access.ServeHTTP(w, r)
+			documents.ServeHTTP(w, r)
+		case strings.HasPrefix(r.URL.Path, access.TokenPath):
+			u.access.ServeHTTP(w, r)
 		default:
-			rest.ServeHTTP(w, r)
+			u.handler.ServeHTTP(w, r)
 		}
 	})
+}
+
+// operatorHandler is the JSON API for operators.
+func (s *service) operatorHandler(u *setup) http.Handler {
+	return api.HTTP{API: api.API{Gate: u.gate, Ledger: s.ledger}, Operator: true, Log: s.log}.Handler()
 }
 
 // serverTLS loads the certificate anew for each handshake that comes later than
@@ -181,7 +202,7 @@ func serverTLS(c *config.TLS) (*tls.Config, error) {
 	if _, err := certificate.get(nil); err != nil {
 		return nil, fmt.Errorf("loading the TLS certificate: %w", err)
 	}
-	setup := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate.get}
+	setup := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate.get, NextProtos: []string{"h2", "http/1.1"}}
 	if c.ClientCA != "" {
 		raw, err := readKeyFile(string(c.ClientCA))
 		if err != nil {
@@ -228,7 +249,7 @@ func (r *renewing) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 }
 
 // adminServer is for operators: it must not be reachable by those who pull.
-func (s *service) adminServer(ready *atomic.Bool) *http.Server {
+func (s *service) adminServer(serving *live, ready *atomic.Bool, changes *reloads) *http.Server {
 	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{Registry: s.metrics}))
@@ -238,14 +259,24 @@ func (s *service) adminServer(ready *atomic.Bool) *http.Server {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
+		if broken := changes.broken.Load(); broken != nil {
+			// What works goes on working: no reason to send pulls elsewhere.
+			fmt.Fprintln(w, "ok, but the configuration on disk is not in force:", *broken)
+			return
+		}
 		fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc(api.Prefix, func(w http.ResponseWriter, r *http.Request) {
+		one := serving.borrow()
+		defer one.giveBack()
+		one.operators.ServeHTTP(w, r)
 	})
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	return &http.Server{
-		Handler: s.withAPI(mux, true), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: zap.NewStdLog(s.log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))),
 	}
 }
@@ -254,7 +285,7 @@ func (s *service) adminServer(ready *atomic.Bool) *http.Server {
 // judged before stays pullable without them.
 func (s *service) ready(ctx context.Context, ready *atomic.Bool) error {
 	if !ready.Load() {
-		return errors.New("stopping")
+		return errStopping
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()

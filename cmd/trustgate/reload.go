@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/signal"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/trustgate/trustgate/cmd/trustgate/config"
+)
+
+// watchEvery is how often the files of the configuration are looked at. One that
+// has changed is read when it has stayed the same for as long.
+const watchEvery = 5 * time.Second
+
+// live is the setup that serves, until another takes its place.
+type live struct {
+	current atomic.Pointer[inUse]
+	retired sync.WaitGroup
+}
+
+// inUse counts who uses a setup, so that it ends after the last of them.
+type inUse struct {
+	*setup
+	public, operators http.Handler
+
+	users atomic.Int64 // requests, and one while it is current
+	idle  chan struct{}
+}
+
+func (s *service) use(u *setup) *inUse {
+	one := &inUse{setup: u, idle: make(chan struct{})}
+	one.public, one.operators = s.publicHandler(u), s.operatorHandler(u)
+	one.users.Store(1)
+	return one
+}
+
+// borrow is the current setup; giveBack must follow.
+func (l *live) borrow() *inUse {
+	for {
+		one := l.current.Load()
+		if n := one.users.Load(); n > 0 && one.users.CompareAndSwap(n, n+1) {
+			return one
+		}
+	}
+}
+
+func (o *inUse) giveBack() {
+	if o.users.Add(-1) == 0 {
+		close(o.idle)
+	}
+}
+
+// replace lets the next setup serve. The one before ends when the requests that
+// it is answering have, however long that takes.
+func (l *live) replace(next *inUse, log *zap.Logger) {
+	before := l.current.Swap(next)
+	before.giveBack()
+	l.retired.Go(func() {
+		<-before.idle
+		ctx, cancel := context.WithTimeout(context.Background(), closing)
+		defer cancel()
+		if err := before.close(ctx); err != nil {
+			log.Warn("the setup before the reload did not end cleanly", zap.Error(err))
+		}
+	})
+}
+
+// end waits for the setups that were replaced.
+func (l *live) end(patience time.Duration) bool {
+	done := make(chan struct{})
+	go func() {
+		l.retired.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return true
+	case <-time.After(patience):
+		return false
+	}
+}
+
+// reloads is what became of them.
+type reloads struct {
+	done, failed prometheus.Counter
+	good         prometheus.Gauge
+	broken       atomic.Pointer[string] // why what is on disk is not in force
+}
+
+func newReloads(registerer prometheus.Registerer) *reloads {
+	total := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "trustgate_config_reloads_total", Help: "Reloads of the configuration, by result.",
+	}, []string{"result"})
+	r := &reloads{
+		done: total.WithLabelValues("done"), failed: total.WithLabelValues("failed"),
+		good: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "trustgate_config_in_force", Help: "1 while the configuration on disk is the one in force, 0 after a reload that failed.",
+		}),
+	}
+	registerer.MustRegister(total, r.good)
+	r.good.Set(1)
+	return r
+}
+
+// keepUp reloads when the process gets SIGHUP and when a file of the
+// configuration changes, until ctx ends. What is broken never replaces what
+// works.
+func (s *service) keepUp(ctx context.Context, l *live, r *reloads, load func() (*config.Config, error)) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	// tried is what the last reload read, before what was there a moment ago.
+	tried := l.current.Load().config.Stamp()
+	before := tried
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+			s.log.Info("reloading, on SIGHUP")
+		case <-tick.C:
+			now := l.current.Load().config.Stamp()
+			settled := now == before
+			if before = now; now == tried || !settled {
+				continue
+			}
+			s.log.Info("reloading, since a file of the configuration has changed")
+		}
+		tried = l.current.Load().config.Stamp()
+		before = tried
+		if err := s.reload(ctx, l, load); err != nil {
+			said := strings.Join(strings.Fields(err.Error()), " ")
+			r.broken.Store(&said)
+			r.failed.Inc()
+			r.good.Set(0)
+			s.log.Error("the configuration was not reloaded; the one before stays in force", zap.Error(err))
+			continue
+		}
+		r.broken.Store(nil)
+		r.done.Inc()
+		r.good.Set(1)
+		tried = l.current.Load().config.Stamp()
+		before = tried
+	}
+}
+
+func (s *service) reload(ctx context.Context, l *live, load func() (*config.Config, error)) error {
+	next, err := load()
+	if err != nil {
+		return err
+	}
+	current := l.current.Load()
+	if changed := needRestart(current.config, next); len(changed) > 0 {
+		return fmt.Errorf("a change of %s needs a restart", strings.Join(changed, ", "))
+	}
+	for _, warning := range next.Warnings {
+		s.log.Warn("configuration", zap.String("warning", warning))
+	}
+	made, err := s.newSetup(ctx, next)
+	if err != nil {
+		return err
+	}
+	l.replace(s.use(made), s.log)
+	s.log.Info("reloaded", zap.String("policy", made.policy.Revision()), zap.Int("routes", len(next.Routes)))
+	return nil
+}
+
+// needRestart are the keys whose change a running process cannot follow.
+func needRestart(was, is *config.Config) []string {
+	var changed []string
+	for _, part := range []struct {
+		key     string
+		was, is any
+	}{
+		{"listen", was.Listen, is.Listen}, {"admin", was.Admin, is.Admin}, {"data", was.Data, is.Data},
+		{"tls", was.TLS != nil, is.TLS != nil}, {"cache", was.Cache, is.Cache}, {"ledger", was.Ledger, is.Ledger},
+		{"log", was.Log, is.Log}, {"limits.connections", was.Limits.Connections, is.Limits.Connections},
+	} {
+		if !reflect.DeepEqual(part.was, part.is) {
+			changed = append(changed, part.key)
+		}
+	}
+	return changed
+}
+
+var errStopping = errors.New("stopping")
