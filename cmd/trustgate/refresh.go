@@ -40,7 +40,7 @@ instance; a private one needs its URL and the root.json that it was set up with.
 A file is replaced in one step, and only by a trusted root that the mirror's keys
 vouch for, that is not older than the last one seen, and that continues what is in
 the file. What fails leaves it as it is. A gate that is running reads the new file
-when it is started again.`,
+within seconds.`,
 		Example: `  trustgate trust refresh
   trustgate trust refresh trusted_root.json
   trustgate trust refresh --mirror https://tuf.acme.example --root root.json acme_root.json`,

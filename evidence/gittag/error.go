@@ -88,7 +88,7 @@ func (s *search) failed(ctx context.Context, err error) error {
 		return s.fail(true, nil, "%s; check that it runs and can be reached from here", plain(s.meter.err.Error()))
 	case errors.As(err, &odd), errors.Is(err, packp.ErrEmptyInput), errors.Is(err, pktline.ErrInvalidPktLen):
 		return s.broken("it does not speak git's smart protocol (%s)", plain(err.Error()))
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, packfile.ErrEmptyPackfile):
 		return s.fail(true, nil, "the connection broke in the middle of the answer; try again")
 	case errors.Is(err, packfile.ErrMalformedPackFile):
 		return s.broken("its pack is malformed")
