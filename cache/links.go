@@ -16,13 +16,13 @@ import (
 // while they change links. Distribution does not see it: it looks below docker/.
 const linksName = ".links"
 
-// mark is a number that changes whenever something has happened to the links of
-// the storage, in whatever process.
+// mark is a number that changes whenever something has happened to the storage,
+// in whatever process.
 type mark int64
 
 const (
-	linkedMark   mark = iota // something was linked
-	unlinkedMark             // a link was removed
+	linkedMark  mark = iota // something was linked
+	removedMark             // content was removed, or a link
 	marks
 )
 
@@ -86,7 +86,7 @@ func (l *links) number(m mark) uint64 {
 	return binary.LittleEndian.Uint64(raw[:])
 }
 
-// change makes the mark another number. It is called with the lock held.
+// change makes the mark another number.
 func (l *links) change(m mark) error {
 	if l.file == nil {
 		l.numbers[m].Store(rand.Uint64())

@@ -121,7 +121,7 @@ type Gate struct {
 	listings  *lru.Cache[string, []digest.Digest] // the indexes that list a manifest
 	linked    *lru.Cache[string, linked]          // what the cache's repositories hold already
 
-	summarized *lru.Cache[string, oci.Descriptor] // of decisions, by id
+	summarized *lru.Cache[string, summarized] // of decisions, by id
 
 	background context.Context
 	stop       context.CancelFunc
@@ -157,7 +157,7 @@ func New(options Options) (*Gate, error) {
 	g.holders, _ = lru.New[string, []ledger.Holder](memoEntries)
 	g.listings, _ = lru.New[string, []digest.Digest](memoEntries)
 	g.linked, _ = lru.New[string, linked](memoEntries)
-	g.summarized, _ = lru.New[string, oci.Descriptor](memoEntries)
+	g.summarized, _ = lru.New[string, summarized](memoEntries)
 	g.revalidating = make(chan struct{}, 4)
 	g.examining.waiting, g.examining.slots = map[examinee]map[string]node{}, make(chan struct{}, examiners)
 	g.background, g.stop = context.WithCancel(context.Background())
