@@ -447,10 +447,10 @@ func (c *Cache) Link(ctx context.Context, name string, m *oci.Manifest, tag stri
 	return link(tagCurrentPath(name, tag), m.Digest)
 }
 
-// Unlinked is a number that is another one when links may have been removed
-// since, by this process or by another: whoever remembers what it linked
-// remembers this number too.
-func (c *Cache) Unlinked() uint64 { return c.links.number(unlinkedMark) }
+// Removals is a number that is another one when content or links have been
+// removed since, by this process or by another: whoever remembers what it has
+// put here remembers this number too.
+func (c *Cache) Removals() uint64 { return c.links.number(removedMark) }
 
 // link says whether it had to be written.
 func (c *Cache) link(ctx context.Context, path string, to digest.Digest) (fresh bool, err error) {

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -30,7 +31,7 @@ func (c *Cache) drop(ctx context.Context, found Damage) error {
 	c.log.Error("cached content was damaged and has been dropped; it is fetched again when it is asked for",
 		zap.Stringer("digest", found.Digest), zap.String("found", found.Found), zap.String("detail", found.Detail))
 	c.counts.damaged.Add(1)
-	err := c.remove(ctx, found.Digest)
+	err := errors.Join(c.links.change(removedMark), c.remove(ctx, found.Digest))
 	if err != nil {
 		err = fmt.Errorf("dropping damaged content: %w", err)
 	}

@@ -247,7 +247,7 @@ func (p *pass) evict(ctx context.Context) error {
 	if !p.DryRun {
 		// First: whoever trusts its memory of links after a crash in between
 		// would be wrong.
-		if err := p.cache.links.change(unlinkedMark); err != nil {
+		if err := p.cache.links.change(removedMark); err != nil {
 			return err
 		}
 	}

@@ -247,13 +247,13 @@ func TestAnotherProcessRemovesLinks(t *testing.T) {
 	gate, person := s.open(cache.Options{}), s.open(cache.Options{})
 	image := s.image(s.blob("layer", layer))
 	s.pull(gate, app, "1", image)
-	mark := gate.Unlinked()
+	mark := gate.Removals()
 	s.pull(gate, app, "1", image)
-	if gate.Unlinked() != mark {
+	if gate.Removals() != mark {
 		t.Error("the mark changes though nothing was removed")
 	}
 	prune(s, person, cache.Pruning{To: 0})
-	if gate.Unlinked() == mark {
+	if gate.Removals() == mark {
 		t.Error("the gate cannot see that links were removed")
 	}
 	s.pull(gate, app, "1", image)

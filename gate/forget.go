@@ -71,7 +71,7 @@ func (g *Gate) forgetManifest(ctx context.Context, ref oci.Reference) error {
 			continue
 		}
 		g.summarized.Remove(j.ID)
-		if err := g.Ledger.ForgetManifest(ctx, ref.Name(), summary.Digest); err != nil {
+		if err := g.Ledger.ForgetManifest(ctx, ref.Name(), summary.descriptor.Digest); err != nil {
 			return err
 		}
 	}

@@ -128,7 +128,7 @@ type Gate struct {
 	arrivals  *lru.Cache[string, arrival]         // blobs that were pushed
 	forgotten forgotten
 
-	summarized *lru.Cache[string, oci.Descriptor] // of decisions, by id
+	summarized *lru.Cache[string, summarized] // of decisions, by id
 
 	background context.Context
 	stop       context.CancelFunc
@@ -168,7 +168,7 @@ func New(options Options) (*Gate, error) {
 	g.seen, _ = lru.New[string, time.Time](memoEntries)
 	g.arrivals, _ = lru.New[string, arrival](memoEntries)
 	g.forgotten.manifests, _ = lru.New[string, time.Time](memoEntries)
-	g.summarized, _ = lru.New[string, oci.Descriptor](memoEntries)
+	g.summarized, _ = lru.New[string, summarized](memoEntries)
 	g.revalidating = make(chan struct{}, 4)
 	if g.Limits.Judgements > 0 {
 		g.judging = make(chan struct{}, g.Limits.Judgements)

@@ -352,11 +352,11 @@ func (g *Gate) logDecision(a *Admission) {
 		zap.Strings("codes", codes), zap.Duration("took", v.Took), zap.Time("expires", v.ExpiresAt))
 }
 
-// linked is what was linked, and the mark of the cache's links at that time: an
-// eviction may have removed them since.
+// linked is what was linked, and how the cache stood then: an eviction may have
+// removed the links since.
 type linked struct {
-	digest digest.Digest
-	mark   uint64
+	digest   digest.Digest
+	removals uint64
 }
 
 // link makes the admitted manifest part of the cache's repository, under tag
@@ -369,7 +369,7 @@ func (g *Gate) link(ctx context.Context, a *Admission, tag string) error {
 	if tag != "" {
 		key = a.Reference.Name() + ":" + tag
 	}
-	now := linked{a.Reference.Digest(), g.Cache.Unlinked()}
+	now := linked{a.Reference.Digest(), g.Cache.Removals()}
 	if held, _ := g.linked.Get(key); held == now {
 		return nil
 	}

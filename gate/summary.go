@@ -60,9 +60,17 @@ func (g *Gate) inForce(j ledger.Judgement) bool {
 	return j.PolicyRevision == g.Judge.Revision() && j.TrustRevision == g.Trust.Revision
 }
 
+// summarized is a summary that was put into the cache, and how the cache stood
+// then: nobody else has it, should it be evicted.
+type summarized struct {
+	descriptor oci.Descriptor
+	removals   uint64
+}
+
 func (g *Gate) summarize(ctx context.Context, repository oci.Reference, j ledger.Judgement) (oci.Descriptor, error) {
-	if described, ok := g.summarized.Get(j.ID); ok {
-		return described, nil
+	removals := g.Cache.Removals()
+	if known, ok := g.summarized.Get(j.ID); ok && known.removals == removals {
+		return known.descriptor, nil
 	}
 	fail := func(err error) (oci.Descriptor, error) {
 		return oci.Descriptor{}, fmt.Errorf("summarizing decision %s: %w", j.ID, err)
@@ -103,7 +111,7 @@ func (g *Gate) summarize(ctx context.Context, repository oci.Reference, j ledger
 		}
 	}
 	described := artifact.Manifest.Descriptor()
-	g.summarized.Add(j.ID, described)
+	g.summarized.Add(j.ID, summarized{described, removals})
 	return described, nil
 }
 
