@@ -32,8 +32,7 @@ const (
 type links struct {
 	mu      sync.RWMutex
 	path    string   // "" when the storage is not in files of this machine
-	file    *os.File // of the marks, for writing
-	page    []byte   // of the marks, for reading
+	file    *os.File // for the marks
 	numbers [marks]atomic.Uint64
 }
 
@@ -46,29 +45,7 @@ func openLinks(root string) (*links, error) {
 	if l.file, err = os.OpenFile(l.path, os.O_RDWR|os.O_CREATE, 0o644); err != nil {
 		return nil, fmt.Errorf("opening the lock of the links: %w", err)
 	}
-	if err := l.mapMarks(); err != nil {
-		l.file.Close()
-		return nil, fmt.Errorf("opening the lock of the links: %w", err)
-	}
 	return l, nil
-}
-
-// mapMarks makes the marks readable without a system call: every pull looks at
-// one. The page is mapped as long as the process lives, for whoever looks after
-// Close.
-func (l *links) mapMarks() error {
-	const size = 8 * int(marks)
-	info, err := l.file.Stat()
-	if err != nil {
-		return err
-	}
-	if info.Size() < int64(size) { // there is nothing behind the end of a file
-		if err := l.file.Truncate(int64(size)); err != nil {
-			return err
-		}
-	}
-	l.page, err = syscall.Mmap(int(l.file.Fd()), 0, size, syscall.PROT_READ, syscall.MAP_SHARED)
-	return err
 }
 
 // share lets others link too, and nobody remove.
@@ -96,12 +73,17 @@ func (l *links) flock(how int, release func()) (unlock func(), err error) {
 	return func() { file.Close(); release() }, nil
 }
 
-// number is the mark as it is now.
+// number is the mark as it is now. It costs one system call.
 func (l *links) number(m mark) uint64 {
-	if l.page == nil {
+	if l.file == nil {
 		return l.numbers[m].Load()
 	}
-	return binary.LittleEndian.Uint64(l.page[8*m:])
+	var raw [8]byte
+	// A file that is shorter has no mark yet.
+	if _, err := l.file.ReadAt(raw[:], int64(m)*8); err != nil {
+		return 0
+	}
+	return binary.LittleEndian.Uint64(raw[:])
 }
 
 // change makes the mark another number.
