@@ -33,6 +33,7 @@ import (
 	"github.com/trustgate/trustgate/internal/stage"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/policy"
+	"github.com/trustgate/trustgate/proxy"
 )
 
 // attempt is one try to get past the gate. It shares registry and gate with the
@@ -87,6 +88,8 @@ func TestBypass(t *testing.T) {
 		{"a client's own TrustGate headers", clientHeaders},
 		{"a verdict made for another client", anotherClientsVerdict},
 		{"a verdict made for another tag", anotherTagsVerdict},
+		{"a push that overwrites a judged tag", overwrittenTag},
+		{"a blob that was pushed and belongs to nothing that is served", pushedBlob},
 		{"a verdict made under another policy", anotherPolicysVerdict},
 		{"a signature copied from another repository", copiedSignature},
 		{"a client that has stopped sending", halfClosed},
@@ -966,6 +969,52 @@ func anotherTagsVerdict(_ *testing.T, a *attempt) {
 	a.served("tags", "1", image.Digest)
 	a.served("tags", image.Digest.String(), image.Digest)
 	a.blocked("tags", "other", "signature.reference")
+}
+
+func overwrittenTag(_ *testing.T, a *attempt) {
+	s := stage.New(a)
+	trusted := s.Trusted(s.Image("app", nil))
+	f := quay(s, proxy.PushPass, stage.Options{})
+	own := &attempt{Stage: s, f: f, clock: s}
+	own.served("app", "1", trusted.Digest)
+	// Whatever stands on the tag, by whom and for how long, ends with the push.
+	evil := build(s, "evil")
+	s.Must(remote.Write(f.reference("app:1"), evil, f.puller()...))
+	own.blocked("app", "1", "signature.missing")
+	own.unreadable("app", evil)
+	own.served("app", trusted.Digest.String(), trusted.Digest)
+	s.Must(remote.Write(f.reference("app:1"), trusted.Content, f.puller()...))
+	own.served("app", "1", trusted.Digest)
+}
+
+// unreadable demands that no blob of the blocked image can be read where pushes
+// are taken: there HEAD says yes or no.
+func (a *attempt) unreadable(repository string, image v1.Image) {
+	a.Helper()
+	config, layers := digests(a.Stage, image)
+	for _, d := range append(layers, config) {
+		a.f.get(a.f.path(repository, "blobs", d.String())).refused(http.StatusForbidden, "DENIED")
+		a.f.head(a.f.path(repository, "blobs", d.String())).refused(http.StatusNotFound, "")
+	}
+}
+
+func pushedBlob(_ *testing.T, a *attempt) {
+	s := stage.New(a)
+	f := quay(s, proxy.PushPass, stage.Options{})
+	own := &attempt{Stage: s, f: f, clock: s}
+	image := build(s, "pushed and blocked")
+	s.Must(remote.Write(f.reference("app:1"), image, f.puller()...))
+	victim := &attempt{Stage: s, f: f.from("127.0.0.2"), clock: s}
+	victim.withheld("app", image, http.StatusNotFound, "BLOB_UNKNOWN")
+	own.blocked("app", "1", "signature.missing")
+	own.unreadable("app", image)
+	victim.unreadable("app", image)
+
+	// A manifest is no blob, whoever has pushed it as one.
+	manifest, err := image.RawManifest()
+	s.Must(err)
+	d := f.upload("app", string(manifest))
+	f.get(f.path("app", "blobs", d.String())).refused(http.StatusNotFound, "BLOB_UNKNOWN")
 }
 
 func anotherPolicysVerdict(t *testing.T, _ *attempt) {

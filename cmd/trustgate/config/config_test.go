@@ -66,7 +66,8 @@ func TestMistakes(t *testing.T) {
 		{"unknown signer", minimal + "trust:\n  signers: [{name: ci, cosign: {key: ci.pub}}]\n  builders: [{id: \"https://b\", signers: [cj]}]\n", `t.yaml:5:42: trust.builders[0].signers[0]: there is no signer "cj"; did you mean "ci"?`},
 		{"keyless without a root", minimal + "trust: {signers: [{name: k, keyless: {issuer: x, subject: y}}]}\n", "trust.signers[0].keyless.root: a file must be named"},
 		{"notation revocation", minimal + "trust: {signers: [{name: k, notation: {ca: ci.pub, revocation: strict}}]}\n", "\"strict\" is not one of soft-fail"},
-		{"push", "routes:\n  - {registry: a.example, upstream: https://a.example, push: pass}\n", "pushing through the gate: not supported by this version"},
+		{"unknown push", "routes:\n  - {registry: a.example, upstream: https://a.example, push: passs}\n", `routes[0].push: "passs" is not one of deny, pass, judge; did you mean "pass"?`},
+		{"pushes by anybody", "listen: :5000\nroutes:\n  - {registry: a.example, upstream: https://a.example, push: judge}\n", "t.yaml:3:62: routes[0].push: anybody who reaches :5000 could push to a.example with the gate's credentials"},
 		{"bad root", minimal + "trust: {roots: [{digest: sha256:abc}]}\n", "trust.roots[0].digest"},
 		{"unknown collection", minimal + "policy: {collections: [trusted-build]}\n", `did you mean "trusted-builds"?`},
 		{"nothing judges", minimal + "policy: {builtin: false}\n", "nothing would be judged"},
@@ -83,6 +84,44 @@ func TestMistakes(t *testing.T) {
 			}
 			if err != nil && strings.Contains(err.Error(), "hunter2") {
 				t.Error("a password is in the message")
+			}
+		})
+	}
+}
+
+func TestPushesAreNeverOpenByAccident(t *testing.T) {
+	folder := t.TempDir()
+	for _, name := range []string{"gate.crt", "gate.key", "clients.crt"} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte("pem"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(folder, "t.yaml")
+	route := func(more string) string {
+		return "routes:\n  - {registry: a.example, upstream: https://a.example, push: pass" + more + "}\n"
+	}
+	for _, tc := range []struct {
+		name, yaml  string
+		warns, errs bool
+	}{
+		{"on loopback", "listen: 127.0.0.1:5000\n" + route(""), false, false},
+		{"on the loopback of IPv6", "listen: \"[::1]:5000\"\n" + route(""), false, false},
+		{"on every address", "listen: :5000\n" + route(""), false, true},
+		{"on an address of the network", "listen: 192.0.2.1:5000\n" + route(""), false, true},
+		{"with TLS for everybody", "listen: :5000\ntls: {cert: gate.crt, key: gate.key}\n" + route(""), false, true},
+		{"with certificates of clients", "listen: :5000\ntls: {cert: gate.crt, key: gate.key, client_ca: clients.crt}\n" + route(""), false, false},
+		{"said bluntly", "listen: :5000\n" + route(", push_anonymous: true"), true, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, err := config.Parse(file, []byte(tc.yaml), nil)
+			if (err != nil) != tc.errs {
+				t.Fatalf("got %v", err)
+			}
+			if err != nil {
+				return
+			}
+			if warned := strings.Contains(strings.Join(c.Warnings, "\n"), "push_anonymous: anybody"); warned != tc.warns {
+				t.Errorf("the warnings are %q", c.Warnings)
 			}
 		})
 	}
