@@ -649,6 +649,23 @@ func TestRouteThatTakesNoPushes(t *testing.T) {
 	f.send(http.MethodPost, "/v2/writable.example/app/blobs/uploads/", "").is(http.StatusAccepted)
 }
 
+// A web page can have a browser send requests to a gate on the same machine.
+func TestPushByAWebPage(t *testing.T) {
+	t.Parallel()
+	s := stage.New(t)
+	f := quay(s, proxy.PushPass, stage.Options{})
+	location := f.begin("app")
+	s.Upstream.Reset()
+	for _, origin := range []string{"https://evil.example", f.base, "null"} {
+		f.send(http.MethodPost, f.path("app", "blobs", "uploads", "?digest="+digest.FromString("x").String()), "x", "Origin", origin).refused(http.StatusForbidden, "DENIED")
+		f.send(http.MethodPut, with(location, digest.FromString("x")), "x", "Origin", origin).refused(http.StatusForbidden, "DENIED")
+		f.do(http.MethodDelete, f.path("app", "manifests", "1"), "Origin", origin).refused(http.StatusForbidden, "DENIED")
+	}
+	if n := s.Upstream.Count(""); n != 0 {
+		t.Errorf("the upstream was asked %d times", n)
+	}
+}
+
 func TestNamespaceOfAnUpload(t *testing.T) {
 	t.Parallel()
 	s := stage.New(t)
