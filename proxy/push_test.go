@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -543,6 +544,51 @@ func TestManifestsThatAreNotHandedOn(t *testing.T) {
 	t.Run("one whose blobs are not there is the upstream's to refuse", func(t *testing.T) {
 		f.in(t).send(http.MethodPut, f.path("app", "manifests", "1"), manifest, "Content-Type", ociManifest).refused(http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN")
 	})
+}
+
+// Neither of the registries here says what it did with a subject, or takes tags
+// beside a digest.
+func TestWhatARegistrySaysOfAManifest(t *testing.T) {
+	t.Parallel()
+	s := stage.New(t)
+	f := quay(s, proxy.PushPass, stage.Options{Mode: policy.Audit})
+	image := build(s, "tagged")
+	s.Push("app", "staged", image)
+	manifest, subject := raw(s, image), digest.FromString("subject")
+	d := digest.FromString(manifest)
+	f.get(f.path("app", "manifests", "staged")).served(d)
+	for _, tc := range []struct{ name, subject, tags, wantSubject, wantTags string }{
+		{"what it has done is passed on", subject.String(), "1, 2", subject.String(), "1,2"},
+		{"what it says nothing of is not", "", "", "", ""},
+		{"what cannot be is not", "<script>", "/, ../..,1", "", "1"},
+		{"more tags than were asked for are not", "", "1,2,3,4", "", "1,2"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var asked atomic.Value
+			s.Upstream.Interpose(func(registry http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.Method == http.MethodPut {
+						asked.Store(r.URL.RawQuery)
+						w.Header().Set("OCI-Subject", tc.subject)
+						w.Header().Set("OCI-Tag", tc.tags)
+					}
+					registry.ServeHTTP(w, r)
+				})
+			})
+			defer s.Upstream.Interpose(nil)
+			a := f.in(t).send(http.MethodPut, f.path("app", "manifests", d.String()+"?tag=1&tag=2"), manifest, "Content-Type", ociManifest)
+			a.is(http.StatusCreated)
+			if got := a.Header.Get("OCI-Subject"); got != tc.wantSubject {
+				t.Errorf("OCI-Subject is %q", got)
+			}
+			if got := strings.Join(a.Header.Values("OCI-Tag"), ","); got != tc.wantTags {
+				t.Errorf("OCI-Tag is %q", got)
+			}
+			if asked.Load() != "tag=1&tag=2" {
+				t.Errorf("the upstream was asked for %q", asked.Load())
+			}
+		})
+	}
 }
 
 func TestDelete(t *testing.T) {
