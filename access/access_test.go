@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -460,6 +461,26 @@ func TestRate(t *testing.T) {
 	d.pass(many.After)
 	if err := ask(); err != nil {
 		t.Errorf("after %s: %v", many.After, err)
+	}
+}
+
+func TestKey(t *testing.T) {
+	folder := t.TempDir()
+	path := filepath.Join(folder, "clients.key")
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			if _, err := access.OpenKey(path); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if left, err := filepath.Glob(filepath.Join(folder, "*")); err != nil || len(left) != 1 {
+		t.Errorf("left are %q, %v", left, err)
+	}
+	if _, err := access.OpenKey(folder); err == nil {
+		t.Error("a folder is a key")
 	}
 }
 

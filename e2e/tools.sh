@@ -37,4 +37,6 @@ build() {
 build . '' tool registry crane cosign oras
 # buildkit's go.mod has exclude directives, and shares most of what it needs with containerd.
 build tools/buildkit '' tool buildkitd buildctl containerd ctr
+# The conformance suite wants its own, older requirements.
+build tools/conformance '' tool conformance
 build tools/imagecopy containers_image_openpgp . imagecopy

@@ -61,6 +61,13 @@ func (g *Gate) Blob(ctx context.Context, repository oci.Reference, d digest.Dige
 		}
 		switch err := g.mayRead(ctx, route, repository.WithDigest(h.Manifest), seen); {
 		case err == nil:
+			if oci.IsForeignLayer(h.Blob) {
+				// Registries take manifests whose foreign layers they do not have.
+				// The cache is one for all repositories: it must not stand in.
+				if err := g.isHeld(ctx, route, repository, d); err != nil {
+					return nil, err
+				}
+			}
 			return g.grant(route, repository, h.Blob)
 		case refused == nil || errors.As(err, new(*BlockedError)):
 			refused = err
@@ -70,6 +77,19 @@ func (g *Gate) Blob(ctx context.Context, repository oci.Reference, d digest.Dige
 		return nil, refused
 	}
 	return nil, fmt.Errorf("no manifest that was pulled from %s refers to %s; pull the manifest first: %w", repository.Name(), d, oci.ErrNotFound)
+}
+
+// isHeld says whether the upstream's repository has the blob.
+func (g *Gate) isHeld(ctx context.Context, route *Route, repository oci.Reference, d digest.Digest) error {
+	from, err := route.Upstream.Repository(repository.Repository())
+	if err != nil {
+		return err
+	}
+	body, _, err := from.Blob(ctx, d, 0)
+	if err != nil {
+		return err
+	}
+	return body.Close()
 }
 
 func (g *Gate) holding(ctx context.Context, repository oci.Reference, d digest.Digest) ([]ledger.Holder, error) {

@@ -119,9 +119,11 @@ func (g *Gate) tagsForgotten() uint64 {
 
 // stillThere says whether the upstream has what the cache was asked for, as
 // far as it answers: what has been deleted there is not pulled from here. Only
-// what nobody has seen there for a while is asked for.
+// what nobody has seen there for a while, or what was forgotten before, is
+// asked for.
 func (g *Gate) stillThere(ctx context.Context, src *origin, ref oci.Reference) error {
-	if at, ok := g.seen.Get(manifestKey(ref)); ok && g.Now().Before(at.Add(g.Lifetimes.Tag)) {
+	at, ok := g.seen.Get(manifestKey(ref))
+	if ok && g.Now().Before(at.Add(g.Lifetimes.Tag)) && g.outdated(ref).IsZero() {
 		return nil
 	}
 	_, err := src.repository.Resolve(ctx, ref.Digest().String())

@@ -215,18 +215,28 @@ func (g *Gate) examine(ctx context.Context, n node, key string) (*examined, erro
 	if err != nil {
 		return nil, err
 	}
-	m, err := n.given, error(nil)
-	if m == nil {
-		if m, err = src.Manifest(ctx, n.ref.Digest()); err != nil {
-			return nil, fmt.Errorf("fetching %s: %w", n.ref, err)
-		}
-		// The gate's own summaries are evidence that no upstream has.
-		if n.depth == 0 && m.Kind != oci.KindEvidence {
-			if err := g.stillThere(ctx, src, n.ref); err != nil {
-				return nil, fmt.Errorf("looking for %s: %w", n.ref, err)
-			}
-		}
+	if n.given != nil {
+		return g.examineManifest(ctx, n, key, src, n.given)
 	}
+	m, err := src.Manifest(ctx, n.ref.Digest())
+	if err != nil {
+		return nil, fmt.Errorf("fetching %s: %w", n.ref, err)
+	}
+	// The gate's own summaries are evidence that no upstream has.
+	if n.depth > 0 || m.Kind == oci.KindEvidence {
+		return g.examineManifest(ctx, n, key, src, m)
+	}
+	var gone error
+	var looking together // beside the rest: a warm cache must not cost a round trip more
+	looking.do(func() { gone = g.stillThere(ctx, src, n.ref) })
+	a, err := g.examineManifest(ctx, n, key, src, m)
+	if looking.wait(); gone != nil {
+		return nil, fmt.Errorf("looking for %s: %w", n.ref, gone)
+	}
+	return a, err
+}
+
+func (g *Gate) examineManifest(ctx context.Context, n node, key string, src *origin, m *oci.Manifest) (*examined, error) {
 	if err := refuseDetours(m); err != nil {
 		return nil, fmt.Errorf("%s: %w", n.ref, err)
 	}

@@ -116,6 +116,9 @@ func (g *Gate) judgePush(ctx context.Context, route *Route, ref oci.Reference, m
 	if n.indexes, err = g.listed(ctx, ref); err != nil {
 		return nil, err
 	}
+	// Whoever was refused signs and tries again: what was found a moment ago
+	// does not count.
+	g.outdate(ref)
 	key := g.key(n)
 	a, err := g.fly(ctx, "push "+key, 0, func(ctx context.Context) (*Admission, error) { return g.judge(ctx, n, key, nil) })
 	if errors.Is(err, oci.ErrNotFound) {

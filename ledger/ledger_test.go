@@ -330,3 +330,66 @@ func BenchmarkLatest(b *testing.B) {
 		}
 	}
 }
+
+func TestForget(t *testing.T) { each(t, forget) }
+
+func forget(t *testing.T, l *ledger.Ledger) {
+	ctx := t.Context()
+	layer := oci.Descriptor{MediaType: "layer", Digest: digest.FromString("layer"), Size: 5}
+	image := &oci.Manifest{Digest: digest.FromString("image"), Layers: []oci.Descriptor{layer}}
+	index := &oci.Manifest{Digest: digest.FromString("index"), Manifests: []oci.Descriptor{{Digest: image.Digest}}}
+	for _, name := range []string{"a.example/app", "a.example/other"} {
+		for _, m := range []*oci.Manifest{image, index} {
+			if err := l.PutManifest(ctx, name, m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, tag := range []string{"1", "2"} {
+			if err := l.SetTag(ctx, name, tag, image.Digest, time.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// known says what is left of a repository: its tags, manifests, blobs and lists.
+	known := func(name string) (left [5]bool) {
+		for i, tag := range []string{"1", "2"} {
+			_, _, err := l.Tag(ctx, name, tag)
+			left[i] = err == nil
+		}
+		var err error
+		if left[2], err = l.HasManifest(ctx, name, image.Digest); err != nil {
+			t.Fatal(err)
+		}
+		holders, err := l.Holders(ctx, name, layer.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lists, err := l.Indexes(ctx, name, image.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		left[3], left[4] = len(holders) > 0, len(lists) > 0
+		return left
+	}
+	for _, step := range []struct {
+		what   string
+		forget func() error
+		left   [5]bool
+	}{
+		{"nothing", func() error { return nil }, [5]bool{true, true, true, true, true}},
+		{"a tag", func() error { return l.ForgetTag(ctx, "a.example/app", "1") }, [5]bool{false, true, true, true, true}},
+		{"the image", func() error { return l.ForgetManifest(ctx, "a.example/app", image.Digest) }, [5]bool{false, false, false, false, true}},
+		{"the index", func() error { return l.ForgetManifest(ctx, "a.example/app", index.Digest) }, [5]bool{}},
+		{"what is not there", func() error { return l.ForgetManifest(ctx, "a.example/app", index.Digest) }, [5]bool{}},
+	} {
+		if err := step.forget(); err != nil {
+			t.Fatal(err)
+		}
+		if got := known("a.example/app"); got != step.left {
+			t.Errorf("after %s was forgotten, left are %v, want %v", step.what, got, step.left)
+		}
+	}
+	if got := known("a.example/other"); got != [5]bool{true, true, true, true, true} {
+		t.Errorf("the other repository has %v left", got)
+	}
+}

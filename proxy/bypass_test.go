@@ -33,6 +33,7 @@ import (
 	"github.com/trustgate/trustgate/internal/stage"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/policy"
+	"github.com/trustgate/trustgate/proxy"
 )
 
 // attempt is one try to get past the gate. It shares registry and gate with the
@@ -87,6 +88,9 @@ func TestBypass(t *testing.T) {
 		{"a client's own TrustGate headers", clientHeaders},
 		{"a verdict made for another client", anotherClientsVerdict},
 		{"a verdict made for another tag", anotherTagsVerdict},
+		{"a push that overwrites a judged tag", overwrittenTag},
+		{"a foreign layer that is another repository's blob", foreignLayerOfAnother},
+		{"a blob that was pushed and belongs to nothing that is served", pushedBlob},
 		{"a verdict made under another policy", anotherPolicysVerdict},
 		{"a signature copied from another repository", copiedSignature},
 		{"a client that has stopped sending", halfClosed},
@@ -966,6 +970,88 @@ func anotherTagsVerdict(_ *testing.T, a *attempt) {
 	a.served("tags", "1", image.Digest)
 	a.served("tags", image.Digest.String(), image.Digest)
 	a.blocked("tags", "other", "signature.reference")
+}
+
+func overwrittenTag(_ *testing.T, a *attempt) {
+	s := stage.New(a)
+	trusted := s.Trusted(s.Image("app", nil))
+	f := quay(s, proxy.PushPass, stage.Options{})
+	own := &attempt{Stage: s, f: f, clock: s}
+	own.served("app", "1", trusted.Digest)
+	// Whatever stands on the tag, by whom and for how long, ends with the push.
+	evil := build(s, "evil")
+	s.Must(remote.Write(f.reference("app:1"), evil, f.puller()...))
+	own.blocked("app", "1", "signature.missing")
+	own.unreadable("app", evil)
+	own.served("app", trusted.Digest.String(), trusted.Digest)
+	s.Must(remote.Write(f.reference("app:1"), trusted.Content, f.puller()...))
+	own.served("app", "1", trusted.Digest)
+}
+
+// Registries take manifests whose foreign layers they do not have, so that a
+// manifest can name any blob of any repository as its own.
+func foreignLayerOfAnother(_ *testing.T, a *attempt) {
+	s := stage.New(a)
+	f := open(s, stage.Options{Mode: policy.Audit})
+	secret := s.Image("secret", nil)
+	_, layers := digests(s, secret.Content)
+	f.get(f.path("secret", "manifests", "1")).served(secret.Digest)
+	f.get(f.path("secret", "blobs", layers[0].String())).served(layers[0]) // it is in the cache now
+	of, err := secret.Content.Manifest()
+	s.Must(err)
+	size := of.Layers[0].Size
+	own, err := build(s, "own").RawConfigFile()
+	s.Must(err)
+	config := putBlob(s, "mine", string(own))
+	manifest := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"digest":%q,"size":%d},"layers":[{"mediaType":%q,"digest":%q,"size":%d}]}`,
+		oci.MediaTypeImageManifest, ocispec.MediaTypeImageConfig, config.Digest, config.Size,
+		"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", layers[0], size)
+	d := digest.FromString(manifest)
+	s.Upstream.Interpose(func(registry http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/v2/mine/manifests/"+d.String() {
+				registry.ServeHTTP(w, r)
+				return
+			}
+			w.Header().Set("Content-Type", oci.MediaTypeImageManifest)
+			w.Header().Set("Docker-Content-Digest", d.String())
+			_, _ = w.Write([]byte(manifest))
+		})
+	})
+	f.get(f.path("mine", "manifests", d.String())).served(d)
+	f.get(f.path("mine", "blobs", layers[0].String())).refused(http.StatusNotFound, "BLOB_UNKNOWN")
+	f.head(f.path("mine", "blobs", layers[0].String())).refused(http.StatusNotFound, "")
+	f.get(f.path("mine", "blobs", config.Digest.String())).served(config.Digest)
+}
+
+// unreadable demands that no blob of the blocked image can be read where pushes
+// are taken: there HEAD says yes or no.
+func (a *attempt) unreadable(repository string, image v1.Image) {
+	a.Helper()
+	config, layers := digests(a.Stage, image)
+	for _, d := range append(layers, config) {
+		a.f.get(a.f.path(repository, "blobs", d.String())).refused(http.StatusForbidden, "DENIED")
+		a.f.head(a.f.path(repository, "blobs", d.String())).refused(http.StatusNotFound, "")
+	}
+}
+
+func pushedBlob(_ *testing.T, a *attempt) {
+	s := stage.New(a)
+	f := quay(s, proxy.PushPass, stage.Options{})
+	own := &attempt{Stage: s, f: f, clock: s}
+	image := build(s, "pushed and blocked")
+	s.Must(remote.Write(f.reference("app:1"), image, f.puller()...))
+	victim := &attempt{Stage: s, f: f.from("127.0.0.2"), clock: s}
+	victim.withheld("app", image, http.StatusNotFound, "BLOB_UNKNOWN")
+	own.blocked("app", "1", "signature.missing")
+	own.unreadable("app", image)
+	victim.unreadable("app", image)
+
+	// A manifest is no blob, whoever has pushed it as one.
+	manifest, err := image.RawManifest()
+	s.Must(err)
+	d := f.upload("app", string(manifest))
+	f.get(f.path("app", "blobs", d.String())).refused(http.StatusNotFound, "BLOB_UNKNOWN")
 }
 
 func anotherPolicysVerdict(t *testing.T, _ *attempt) {

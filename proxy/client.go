@@ -34,6 +34,9 @@ func (h *Handler) client(r *http.Request, repository oci.Reference, call call) (
 // mayWrite decides whether this request may change the repository, and is the
 // only place that does.
 func (h *Handler) mayWrite(r *http.Request, repository oci.Reference) (policy.Client, error) {
+	if r.Header.Get("Origin") != "" {
+		return policy.Client{}, errBrowser
+	}
 	switch h.routes.push[repository.Registry()] {
 	case PushPass, PushJudge:
 		return h.access.MayPush(r, repository)

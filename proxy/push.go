@@ -43,6 +43,10 @@ const (
 
 var (
 	errReadOnly = errors.New("this gate is for pulling; push to the registry behind it")
+	// errBrowser keeps web pages from pushing to a gate on the machine of whoever
+	// looks at them. Browsers say where a request that changes something comes
+	// from, even where the page has the gate's own name.
+	errBrowser  = errors.New("a browser does not push")
 	errTooLarge = errors.New("too large")
 	errDiffers  = errors.New("the blob does not hash to its digest")
 )
@@ -403,6 +407,8 @@ func (h *Handler) failedPush(w http.ResponseWriter, r *http.Request, call call, 
 	case errors.Is(err, errReadOnly):
 		w.Header().Set("Allow", "GET, HEAD")
 		writeError(w, r, http.StatusMethodNotAllowed, codeUnsupported, message, "")
+	case errors.Is(err, errBrowser):
+		writeError(w, r, http.StatusForbidden, codeDenied, message, "")
 	case errors.Is(err, errSession):
 		writeError(w, r, http.StatusNotFound, codeUploadUnknown, message, "")
 	case errors.Is(err, errTooLarge):

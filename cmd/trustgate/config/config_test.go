@@ -73,6 +73,7 @@ func TestMistakes(t *testing.T) {
 		{"clients", minimal + "clients: {issuers: [{name: a, url: https://i.example}]}\n", "clients.issuers[0].audience: any token"},
 		{"clients over plain HTTP", minimal + "clients: {issuers: [{name: a, url: http://i.example, audience: b}]}\n", "is not an https URL"},
 		{"clients that nobody asks", minimal + "clients: {anonymous: true}\n", "nobody is asked who they are"},
+		{"unknown push", "routes:\n  - {registry: a.example, upstream: https://a.example, push: passs}\n", `routes[0].push: "passs" is not one of deny, pass, judge; did you mean "pass"?`},
 		{"bad root", minimal + "trust: {roots: [{digest: sha256:abc}]}\n", "trust.roots[0].digest"},
 		{"unknown collection", minimal + "policy: {collections: [trusted-build]}\n", `did you mean "trusted-builds"?`},
 		{"nothing judges", minimal + "policy: {builtin: false}\n", "nothing would be judged"},
@@ -92,6 +93,41 @@ func TestMistakes(t *testing.T) {
 			}
 			if err != nil && strings.Contains(err.Error(), "hunter2") {
 				t.Error("a password is in the message")
+			}
+		})
+	}
+}
+
+func TestPushesAreNeverOpenByAccident(t *testing.T) {
+	folder := t.TempDir()
+	for _, name := range []string{"gate.crt", "gate.key", "clients.crt"} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte("pem"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(folder, "t.yaml")
+	route := "routes:\n  - {registry: a.example, upstream: https://a.example, push: pass}\n"
+	for _, tc := range []struct {
+		name, yaml  string
+		warns, errs bool
+	}{
+		{"nobody is named", "listen: 127.0.0.1:5000\n" + route, false, true},
+		{"somebody who cannot prove it", "clients: {push: [alice]}\n" + route, false, true},
+		{"anybody, on loopback", "listen: \"[::1]:5000\"\nclients: {push: [anonymous]}\n" + route, false, false},
+		{"anybody, on every address", "listen: :5000\nclients: {push: [anonymous]}\n" + route, true, false},
+		{"everybody, with TLS alone", "listen: :5000\ntls: {cert: gate.crt, key: gate.key}\nclients: {push: [\"*\"]}\n" + route, false, true},
+		{"everybody with a certificate", "listen: :5000\ntls: {cert: gate.crt, key: gate.key, client_ca: clients.crt}\nclients: {push: [\"*\"]}\n" + route, false, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, err := config.Parse(file, []byte(tc.yaml), nil)
+			if (err != nil) != tc.errs {
+				t.Fatalf("got %v", err)
+			}
+			if err != nil {
+				return
+			}
+			if warned := strings.Contains(strings.Join(c.Warnings, "\n"), "clients.push: anybody"); warned != tc.warns {
+				t.Errorf("the warnings are %q", c.Warnings)
 			}
 		})
 	}
