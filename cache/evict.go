@@ -380,7 +380,7 @@ func (p *pass) remove(ctx context.Context, folder string) error {
 	if p.DryRun {
 		return nil
 	}
-	if err := p.cache.driver.Delete(ctx, folder); err != nil && !isPathNotFound(err) {
+	if err := p.cache.removeFolder(ctx, folder); err != nil {
 		return fmt.Errorf("removing links: %w", err)
 	}
 	return nil

@@ -404,3 +404,36 @@ func FuzzParsePin(f *testing.F) {
 		}
 	})
 }
+
+// TestUnlink: what was deleted upstream is gone from the folder too, for whoever
+// reads it, and from the one repository alone.
+func TestUnlink(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *shop) {
+		c := s.open(cache.Options{})
+		kept, gone := s.image(s.blob("shared", layer)), s.image(s.blob("own", layer))
+		s.pull(c, app, "kept", kept)
+		s.pull(c, app, "gone", gone)
+		s.pull(c, app, "same", gone)
+		s.pull(c, other, "gone", gone)
+		mark := c.Removals()
+		s.must(c.Unlink(t.Context(), app, gone.Digest))
+		s.serves(app+":kept", at(app, kept), other+":gone", at(other, gone))
+		if c.Removals() == mark {
+			t.Error("nobody can see that links were removed")
+		}
+		s.must(c.UnlinkTag(t.Context(), app, "kept"))
+		s.serves(at(app, kept), other+":gone", at(other, gone))
+		s.must(c.UnlinkTag(t.Context(), app, "never"))
+		s.must(c.Unlink(t.Context(), "registry.example/never", gone.Digest))
+		s.pull(c, app, "gone", gone)
+		s.serves(at(app, kept), app+":gone", at(app, gone), other+":gone", at(other, gone))
+		for _, bad := range []string{"../x", "A", ""} {
+			if c.Unlink(t.Context(), bad, gone.Digest) == nil || c.UnlinkTag(t.Context(), bad, "v1") == nil {
+				t.Errorf("a repository %q is taken", bad)
+			}
+		}
+		if c.UnlinkTag(t.Context(), app, "../current") == nil {
+			t.Error("a tag that climbs is taken")
+		}
+	})
+}

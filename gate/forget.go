@@ -8,6 +8,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/trustgate/trustgate/cache"
 	"github.com/trustgate/trustgate/oci"
 )
 
@@ -38,6 +39,9 @@ func (g *Gate) forgetTags(ctx context.Context, refs []oci.Reference) error {
 		if err := g.Ledger.ForgetTag(ctx, ref.Name(), ref.Tag()); err != nil {
 			return err
 		}
+		if err := g.Cache.UnlinkTag(ctx, cache.RepositoryName(ref), ref.Tag()); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -58,6 +62,9 @@ func (g *Gate) forgetManifest(ctx context.Context, ref oci.Reference) error {
 		}
 	}
 	if err := g.Ledger.ForgetManifest(ctx, ref.Name(), ref.Digest()); err != nil {
+		return err
+	}
+	if err := g.Cache.Unlink(ctx, cache.RepositoryName(ref), ref.Digest()); err != nil {
 		return err
 	}
 	// With it go the gate's own summaries of the verdicts on it.
