@@ -21,11 +21,72 @@ import (
 // TestReloadDropsNothing pulls without a pause while the configuration is read
 // again and again.
 func TestReloadDropsNothing(t *testing.T) {
+	p := serving(t, "")
+	url := "http://" + p.public + "/v2/shop/manifests/1"
+	pull := func() error {
+		answer, err := http.Get(url)
+		if err != nil {
+			return err
+		}
+		defer answer.Body.Close()
+		if body, err := io.ReadAll(answer.Body); err != nil || answer.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s: %s, %w", answer.Status, body, err)
+		}
+		return nil
+	}
+	if err := pull(); err != nil {
+		t.Fatal(err)
+	}
+
+	var pullers sync.WaitGroup
+	var pulled atomic.Int64
+	pulling, enough := context.WithCancel(t.Context())
+	for range 4 {
+		pullers.Go(func() {
+			for pulling.Err() == nil {
+				if err := pull(); err != nil {
+					t.Errorf("a pull during a reload: %v", err)
+					return
+				}
+				pulled.Add(1)
+			}
+		})
+	}
+	const rounds = 3
+	for i := range rounds {
+		p.reload(i + 1)
+	}
+	enough()
+	pullers.Wait()
+	if pulled.Load() < rounds {
+		t.Errorf("only %d pulls", pulled.Load())
+	}
+	p.end()
+}
+
+// program is a service that runs in this process, over the demonstration's scene.
+type program struct {
+	testing.TB
+	public, admin string
+	config        string
+	end           func()
+}
+
+// serving runs a service with more in its configuration.
+func serving(t testing.TB, more string) *program {
+	t.Helper()
 	scene, err := demo.Set(t.Context(), "127.0.0.1:0", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer scene.Close()
+	t.Cleanup(func() { scene.Close() })
+	raw, err := os.ReadFile(scene.Config)
+	if err == nil {
+		err = os.WriteFile(scene.Config, append(raw, more...), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	load := func() (*config.Config, error) { return config.Load(scene.Config, nil) }
 	cfg, err := load()
 	if err != nil {
@@ -44,73 +105,46 @@ func TestReloadDropsNothing(t *testing.T) {
 	}
 	public, admin := listen(), listen()
 	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
 	ended := make(chan error, 1)
 	go func() { ended <- s.serve(ctx, public, admin, load) }()
-	url := "http://" + public.Addr().String() + "/v2/shop/manifests/1"
-	pull := func() error {
-		answer, err := http.Get(url)
-		if err != nil {
-			return err
+	p := &program{TB: t, public: public.Addr().String(), admin: admin.Addr().String(), config: scene.Config}
+	p.end = sync.OnceFunc(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
 		}
-		defer answer.Body.Close()
-		if body, err := io.ReadAll(answer.Body); err != nil || answer.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s: %s, %w", answer.Status, body, err)
+		if err := s.close(); err != nil {
+			t.Error(err)
 		}
-		return nil
-	}
-	if err := pull(); err != nil {
-		t.Fatal(err)
-	}
+	})
+	t.Cleanup(p.end)
+	return p
+}
 
-	var pullers sync.WaitGroup
-	var pulled atomic.Int64
-	pulling, enough := context.WithCancel(ctx)
-	for range 4 {
-		pullers.Go(func() {
-			for pulling.Err() == nil {
-				if err := pull(); err != nil {
-					t.Errorf("a pull during a reload: %v", err)
-					return
-				}
-				pulled.Add(1)
-			}
-		})
-	}
-	metric := func() string {
-		answer, err := http.Get("http://" + admin.Addr().String() + "/metrics")
+// reload has the configuration read again, for the nth time.
+func (p *program) reload(n int) {
+	p.Helper()
+	want := fmt.Sprintf(`trustgate_config_reloads_total{result="done"} %d`, n)
+	sent := false
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		answer, err := http.Get("http://" + p.admin + "/metrics")
 		if err != nil {
-			t.Fatal(err)
+			p.Fatal(err)
 		}
-		defer answer.Body.Close()
 		body, err := io.ReadAll(answer.Body)
+		answer.Body.Close()
 		if err != nil {
-			t.Fatal(err)
+			p.Fatal(err)
 		}
-		return string(body)
-	}
-	const rounds = 3
-	for i := range rounds {
-		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
-			t.Fatal(err)
+		if strings.Contains(string(body), want) {
+			return
 		}
-		want := fmt.Sprintf(`trustgate_config_reloads_total{result="done"} %d`, i+1)
-		for deadline := time.Now().Add(time.Minute); !strings.Contains(metric(), want); time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("it was not reloaded for the %d. time", i+1)
+		if !sent { // it answers, so it also listens for signals by now, or soon
+			sent = true
+			if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+				p.Fatal(err)
 			}
 		}
 	}
-	enough()
-	pullers.Wait()
-	if pulled.Load() < rounds {
-		t.Errorf("only %d pulls", pulled.Load())
-	}
-	stop()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
-	if err := s.close(); err != nil {
-		t.Error(err)
-	}
+	p.Fatalf("it was not reloaded for the %d. time", n)
 }
