@@ -4,7 +4,10 @@ import (
 	"archive/tar"
 	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -134,4 +137,41 @@ func joined(list []string) string {
 		b.WriteString(s + "\n")
 	}
 	return b.String()
+}
+
+// TestDrain stops the gate while a client is in the middle of a layer: the client
+// gets all of it, and nobody else is let in.
+func TestDrain(t *testing.T) {
+	of, layer := big(t, "observed/drain", 64<<20)
+	g := startGate(t, gateOptions{})
+	if status, said := g.pull(t, of); status != http.StatusOK {
+		t.Fatalf("%d: %s", status, said)
+	}
+	resp, err := http.Get(g.url(of, "blobs", layer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	hash := sha256.New()
+	if _, err := io.CopyN(hash, resp.Body, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- g.stop() }()
+	eventually(t, 10*time.Second, "the gate lets nobody else in", func() (bool, string) {
+		c, err := net.DialTimeout("tcp", g.addr, time.Second)
+		if err == nil {
+			c.Close()
+		}
+		return err != nil, "it does"
+	})
+	if _, err := io.Copy(hash, resp.Body); err != nil {
+		t.Fatalf("the rest of the layer: %v", err)
+	}
+	if got := "sha256:" + hex.EncodeToString(hash.Sum(nil)); got != layer {
+		t.Errorf("the client got %s, want %s", got, layer)
+	}
+	if err := <-stopped; err != nil {
+		t.Errorf("it did not end cleanly: %v", err)
+	}
 }
