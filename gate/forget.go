@@ -121,7 +121,7 @@ func (g *Gate) tagsForgotten() uint64 {
 // far as it answers: what has been deleted there is not pulled from here. Only
 // what nobody has seen there for a while is asked for.
 func (g *Gate) stillThere(ctx context.Context, src *origin, ref oci.Reference) error {
-	if at, ok := g.seen.Get(manifestKey(ref)); ok && g.Now().Before(at.Add(g.Lifetimes.Tag)) {
+	if at, ok := g.seen.Get(manifestKey(ref)); ok && within(g.Now(), at, at.Add(g.Lifetimes.Tag)) {
 		return nil
 	}
 	_, err := src.repository.Resolve(ctx, ref.Digest().String())
