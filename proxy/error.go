@@ -79,7 +79,8 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, call call, err er
 		writeError(w, r, http.StatusNotFound, unknown, message, "")
 	case errors.Is(err, upstream.ErrUnauthorized):
 		writeError(w, r, http.StatusForbidden, codeDenied, message, "")
-	case errors.Is(err, upstream.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, gate.ErrClosed), r.Context().Err() != nil:
+	case errors.Is(err, upstream.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, cache.ErrStalled),
+		errors.Is(err, gate.ErrClosed), errors.Is(err, cache.ErrClosed), r.Context().Err() != nil:
 		// A client that has hung up gets an answer too: without one, net/http
 		// would say 200 to whoever has closed only its sending half.
 		w.Header().Set("Retry-After", retryAfter)

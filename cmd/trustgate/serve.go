@@ -17,13 +17,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/trustgate/trustgate/access"
 	"github.com/trustgate/trustgate/api"
 	"github.com/trustgate/trustgate/cmd/trustgate/config"
 	"github.com/trustgate/trustgate/oci"
+	"github.com/trustgate/trustgate/proxy"
 )
 
 func newServe() *cobra.Command {
@@ -76,7 +76,8 @@ func (s *service) listenAndServe(ctx context.Context) error {
 func (s *service) serve(ctx context.Context, public, admin net.Listener) error {
 	var ready atomic.Bool
 	servers := []*http.Server{s.publicServer(ctx)}
-	listeners := []net.Listener{netutil.LimitListener(public, s.config.Limits.Connections)}
+	connections := &proxy.Connections{Limit: s.config.Limits.Connections}
+	listeners := []net.Listener{connections.Attach(servers[0], public)}
 	if s.config.TLS != nil {
 		setup, err := serverTLS(s.config.TLS)
 		if err != nil {
