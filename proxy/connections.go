@@ -18,6 +18,10 @@ type Connections struct {
 	// be told so; who comes then waits in the kernel's queue.
 	Limit int
 
+	// Patience is how long a client may take over each MiB of an answer; a
+	// minute when zero.
+	Patience time.Duration
+
 	slots chan struct{}
 	spare chan struct{}
 }
@@ -40,7 +44,10 @@ func (c *Connections) Attach(server *http.Server, listener net.Listener) net.Lis
 		}
 		return ctx
 	}
-	server.Handler = steadily(turnAway(server.Handler))
+	if c.Patience == 0 {
+		c.Patience = steady
+	}
+	server.Handler = c.steadily(turnAway(server.Handler))
 	return &boundedListener{Listener: listener, c: c, closed: make(chan struct{})}
 }
 
@@ -138,15 +145,14 @@ func (c *connection) CloseWrite() error {
 	return nil
 }
 
-// atOnce is how much a client must take of an answer within the time that
-// steady allows.
+// atOnce is how much a client must take of an answer within its Patience.
 const atOnce = 1 << 20
 
 // steadily cuts off clients that do not take their answer: they hold a
 // connection, and what it reads. Nothing bounds how long a whole answer takes.
-func steadily(next http.Handler) http.Handler {
+func (c *Connections) steadily(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s := &steadyAnswer{w, http.NewResponseController(w)}
+		s := &steadyAnswer{w, http.NewResponseController(w), c.Patience}
 		// What the last answer on this connection left does not count while
 		// this one is being thought about.
 		_ = s.control.SetWriteDeadline(time.Time{})
@@ -158,10 +164,11 @@ func steadily(next http.Handler) http.Handler {
 type steadyAnswer struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	time    time.Duration
 }
 
 func (s *steadyAnswer) extend() {
-	_ = s.control.SetWriteDeadline(time.Now().Add(steady)) // every connection that is served has one
+	_ = s.control.SetWriteDeadline(time.Now().Add(s.time)) // every connection that is served has one
 }
 
 // Write implements io.Writer.
