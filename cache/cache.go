@@ -39,6 +39,9 @@ var (
 	// ErrLength reports content that is longer or shorter than it must be.
 	ErrLength = errors.New("the content does not have its length")
 
+	// ErrStalled reports an upstream that does not go on with a blob.
+	ErrStalled = errors.New("the upstream sent nothing")
+
 	// ErrClosed reports the use of a cache that has been closed.
 	ErrClosed = errors.New("the cache is closed")
 )
@@ -48,9 +51,10 @@ const (
 	// hashed once more.
 	verifiedKept = 1 << 17
 
-	// stallAfter is how long an upstream may send nothing before its fill is
-	// given up. Everyone who wants the blob waits for the one fill.
+	// stallAfter is how long an upstream may take over stallBytes of a blob
+	// before its fill is given up: half a kilobyte a second.
 	stallAfter = 2 * time.Minute
+	stallBytes = 64 << 10
 )
 
 // Options say where a Cache keeps its content, and how much of it.

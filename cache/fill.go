@@ -139,7 +139,7 @@ func (c *Cache) refuseLength(f *fill, found *stored) error {
 // hashStored lets readers follow while a stored blob is hashed: in its own file,
 // or in a copy when it is not in a file of this machine.
 func (c *Cache) hashStored(f *fill, found *stored) error {
-	quiet := func() {}
+	quiet := func(int) {}
 	if found.file != nil {
 		f.open(found.file, false) // which closes it; readers do not move its offset
 		return f.pump(c.ctx, found, nil, quiet)
@@ -182,10 +182,18 @@ func (r readerWithContext) Read(p []byte) (int, error) {
 func (c *Cache) pull(f *fill, fetch Fetch) error {
 	ctx, cancel := context.WithCancelCause(c.ctx)
 	defer cancel(nil)
-	stalled := fmt.Errorf("the upstream sent nothing of %s for %s; try again", f.digest, c.stall)
+	stalled := fmt.Errorf("%w: nothing of %s for %s, or next to nothing; try again", ErrStalled, f.digest, c.stall)
 	watchdog := time.AfterFunc(c.stall, func() { cancel(stalled) })
 	defer watchdog.Stop()
-	alive := func() { watchdog.Reset(c.stall) }
+	var came int64
+	alive := func(n int) {
+		// A byte now and then is no life: everyone waits for this fill, and for
+		// as long as it lasts it holds a connection and a file.
+		if came += int64(n); came >= stallBytes {
+			came = 0
+			watchdog.Reset(c.stall)
+		}
+	}
 
 	body, size, err := fetch(ctx)
 	if err != nil {
@@ -221,7 +229,7 @@ func (c *Cache) pull(f *fill, fetch Fetch) error {
 
 // pump hashes src, writing it to sink on the way unless that is nil, and tells
 // the readers how far it is. It returns nil only for the right content.
-func (f *fill) pump(ctx context.Context, src io.Reader, sink *os.File, alive func()) error {
+func (f *fill) pump(ctx context.Context, src io.Reader, sink *os.File, alive func(int)) error {
 	verifier := f.digest.Verifier()
 	buf := make([]byte, min(chunk, f.size+1)) // one more byte than there may be
 	var total int64
@@ -231,7 +239,7 @@ func (f *fill) pump(ctx context.Context, src io.Reader, sink *os.File, alive fun
 		}
 		n, err := src.Read(buf)
 		if n > 0 {
-			alive()
+			alive(n)
 			if total += int64(n); total > f.size {
 				return fmt.Errorf("%w: more than %d bytes", ErrLength, f.size)
 			}

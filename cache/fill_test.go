@@ -362,7 +362,7 @@ func TestStalledUpstream(t *testing.T) {
 		raw, d := content(200_000)
 		up := &source{raw: raw, gate: make(chan struct{}), stopAt: 50_000}
 		began := time.Now()
-		if _, err := pull(t, c, d, up); err == nil || !strings.Contains(err.Error(), "sent nothing") {
+		if _, err := pull(t, c, d, up); !errors.Is(err, ErrStalled) {
 			t.Fatal(err)
 		}
 		if waited := time.Since(began); waited != stallAfter {
@@ -370,6 +370,62 @@ func TestStalledUpstream(t *testing.T) {
 		}
 		c.Close()
 	})
+}
+
+// TestDrippingUpstream: bytes that come one by one do not keep a fill alive, and
+// bytes that come slowly do.
+func TestDrippingUpstream(t *testing.T) {
+	p := filesystem(t)
+	for name, tc := range map[string]struct {
+		every time.Duration // for 10 000 bytes
+		want  error
+		after time.Duration
+	}{
+		"half of the least": {40 * time.Second, ErrStalled, stallAfter},
+		"twice the least":   {8 * time.Second, nil, 20 * 8 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := p.open(t)
+				defer c.Close()
+				raw, _ := content(200_000)
+				d := oci.Descriptor{Size: int64(len(raw))}
+				raw = append([]byte(name), raw[len(name):]...) // another blob each
+				d.Digest = digest.FromBytes(raw)
+				began := time.Now()
+				blob, err := c.Blob(t.Context(), d, func(ctx context.Context) (io.ReadCloser, int64, error) {
+					return &slowBody{&sourceBody{source: &source{raw: raw}, ctx: ctx}, tc.every}, d.Size, nil
+				})
+				if err == nil {
+					defer blob.Close()
+					var got []byte
+					if got, err = io.ReadAll(blob); err == nil && !bytes.Equal(got, raw) {
+						t.Errorf("%d other bytes", len(got))
+					}
+				}
+				if !errors.Is(err, tc.want) || time.Since(began) != tc.after {
+					t.Errorf("%v after %s, want %v after %s", err, time.Since(began), tc.want, tc.after)
+				}
+			})
+		})
+	}
+}
+
+type slowBody struct {
+	*sourceBody
+	every time.Duration
+}
+
+func (b *slowBody) Read(p []byte) (int, error) {
+	if b.off == len(b.raw) {
+		return b.sourceBody.Read(p) // the end is known at once
+	}
+	select {
+	case <-time.After(b.every):
+		return b.sourceBody.Read(p)
+	case <-b.ctx.Done():
+		return 0, b.ctx.Err()
+	}
 }
 
 func TestDamageAtRest(t *testing.T) {

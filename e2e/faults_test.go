@@ -22,6 +22,7 @@ type faulty struct {
 
 	mu     sync.Mutex
 	faults map[string]fault // by the end of the request path
+	asked  map[string]int   // by method and path
 }
 
 // fault wraps one response body.
@@ -30,7 +31,7 @@ type fault func(body io.ReadCloser) io.ReadCloser
 // startFaulty puts the proxy before a registry. It stops with the test.
 func startFaulty(t testing.TB, before *registry) *faulty {
 	t.Helper()
-	f := &faulty{faults: map[string]fault{}}
+	f := &faulty{faults: map[string]fault{}, asked: map[string]int{}}
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(&url.URL{Scheme: "http", Host: before.addr})
@@ -50,6 +51,9 @@ func startFaulty(t testing.TB, before *registry) *faulty {
 	}
 	f.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.hits.Add(1)
+		f.mu.Lock()
+		f.asked[r.Method+" "+r.URL.Path]++
+		f.mu.Unlock()
 		// A body that is cut short makes the proxy abort the connection, which
 		// is the fault that is wanted.
 		proxy.ServeHTTP(w, r)
@@ -65,6 +69,13 @@ func (f *faulty) fail(end string, with fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.faults[end] = with
+}
+
+// count is how often something was asked for.
+func (f *faulty) count(method, path string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asked[method+" "+path]
 }
 
 // heal lets everything pass as it is.

@@ -18,6 +18,7 @@ import (
 type gate struct {
 	*process
 	addr   string
+	admin  string
 	data   string // its cache, ledger and everything else it writes
 	tmp    string // its TMPDIR, which must stay empty
 	config string
@@ -31,6 +32,8 @@ type gateOptions struct {
 	Block    string // lifetime of a block
 	Git      bool   // ask the git server for signed tags
 	Second   string // the public key of a second builder
+	Scrub    string // from one pass over the cache to the next
+	Data     string // the data folder, when not one of its own
 }
 
 var gateConfig = template.Must(template.New("trustgate.yaml").Parse(`listen: {{.Listen}}
@@ -73,7 +76,7 @@ policy:
   builtin: true
   collections: [trusted-builds]
 verdicts: {serve: {{.Serve}}, block: {{.Block}}, stale: 24h, deadline: 30s, depth: 16}
-cache: {driver: {filesystem: {rootdirectory: {{.Data}}/cache}}}
+cache: {driver: {filesystem: {rootdirectory: {{.Data}}/cache}}{{if .Scrub}}, scrub: {every: {{.Scrub}}, rate: 0}{{end}}}
 log: {level: info, format: json}
 `))
 
@@ -91,7 +94,7 @@ func startGate(t testing.TB, options gateOptions) *gate {
 	}
 	type side struct{ Addr, Host string }
 	return launch(t, gateConfig, map[string]any{
-		"Arch": runtime.GOARCH, "Tags": options.Git, "Second": options.Second, "Upstream": options.Upstream, "Serve": options.Serve, "Block": options.Block,
+		"Arch": runtime.GOARCH, "Tags": options.Git, "Second": options.Second, "Scrub": options.Scrub, "Data": options.Data, "Upstream": options.Upstream, "Serve": options.Serve, "Block": options.Block,
 		"World": map[string]any{
 			"Apps": side{the.apps.addr, the.apps.host}, "Bases": side{the.bases.addr, the.bases.host},
 			"Lookaside": the.lookaside(), "Keyring": the.pgp.keyring, "CosignKey": the.cosign.public, "Git": the.gitAddr,
@@ -118,7 +121,11 @@ func launch(t testing.TB, configuration *template.Template, values map[string]an
 		}
 	}
 	g.addr = "127.0.0.1:" + strconv.Itoa(ports[0])
-	values["Listen"], values["Admin"], values["Data"] = g.addr, "127.0.0.1:"+strconv.Itoa(ports[1]), g.data
+	g.admin = "127.0.0.1:" + strconv.Itoa(ports[1])
+	if folder, _ := values["Data"].(string); folder != "" {
+		g.data = folder
+	}
+	values["Listen"], values["Admin"], values["Data"] = g.addr, g.admin, g.data
 	var config bytes.Buffer
 	if err := configuration.Execute(&config, values); err != nil {
 		t.Fatal(err)

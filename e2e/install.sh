@@ -6,11 +6,11 @@ set -eu
 
 if ! command -v apt-get >/dev/null 2>&1; then
 	echo "e2e/install.sh: this is not a Debian system (no apt-get)." >&2
-	echo "Install these yourself, then run the tests again: skopeo podman buildah runc gpg git busybox (static)" >&2
+	echo "Install these yourself, then run the tests again: skopeo podman buildah runc gpg git busybox (static) e2fsprogs" >&2
 	exit 1
 fi
 
-packages='gcc libc6-dev openssh-client skopeo podman buildah containerd runc gnupg gpg-agent git busybox-static ca-certificates debootstrap debian-archive-keyring'
+packages='gcc libc6-dev openssh-client skopeo podman buildah containerd runc gnupg gpg-agent git busybox-static ca-certificates e2fsprogs debootstrap debian-archive-keyring'
 missing=
 for package in $packages; do
 	case $(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true) in

@@ -74,7 +74,14 @@ type Child struct {
 func (a *Admission) began() time.Time { return a.Verdict.JudgedAt.Add(-a.Verdict.Took) }
 
 // live says whether the verdict still stands at the given time.
-func (a *Admission) live(now time.Time) bool { return now.Before(a.Verdict.ExpiresAt) }
+func (a *Admission) live(now time.Time) bool {
+	return within(now, a.Verdict.JudgedAt, a.Verdict.ExpiresAt)
+}
+
+// within says whether now is between the two. What was decided later than now is
+// of a clock that was set back since: it could stand for as long as the clock
+// was wrong.
+func within(now, from, until time.Time) bool { return !now.Before(from) && now.Before(until) }
 
 func (a *Admission) judgement(g *Gate) (ledger.Judgement, error) {
 	reasons, err := json.Marshal(a.Verdict.Reasons)

@@ -159,7 +159,7 @@ func (g *Gate) recordedAsServed(ctx context.Context, ref oci.Reference, upstream
 		if policy.Stricter(policy.Action(j.Action), policy.Annotate) == policy.Block {
 			continue
 		}
-		if now.Before(j.ExpiresAt) || (upstreamFailed && now.Before(j.JudgedAt.Add(g.Lifetimes.Stale))) {
+		if within(now, j.JudgedAt, j.ExpiresAt) || (upstreamFailed && within(now, j.JudgedAt, j.JudgedAt.Add(g.Lifetimes.Stale))) {
 			return &j, nil
 		}
 	}

@@ -129,8 +129,7 @@ func (g *Gate) tagsForgotten() uint64 {
 // what nobody has seen there for a while, or what was forgotten before, is
 // asked for.
 func (g *Gate) stillThere(ctx context.Context, src *origin, ref oci.Reference) error {
-	at, ok := g.seen.Get(manifestKey(ref))
-	if ok && g.Now().Before(at.Add(g.Lifetimes.Tag)) && g.outdated(ref).IsZero() {
+	if at, ok := g.seen.Get(manifestKey(ref)); ok && within(g.Now(), at, at.Add(g.Lifetimes.Tag)) && g.outdated(ref).IsZero() {
 		return nil
 	}
 	_, err := src.repository.Resolve(ctx, ref.Digest().String())

@@ -197,7 +197,7 @@ func (g *Gate) underATag(ctx context.Context, n node, key string) (*Admission, e
 // stillStands says whether a serving verdict may outlive its term because the
 // upstream does not answer.
 func (g *Gate) stillStands(a *Admission) bool {
-	return a != nil && !a.Verdict.Blocked() && g.Now().Before(a.Verdict.JudgedAt.Add(g.Lifetimes.Stale))
+	return a != nil && !a.Verdict.Blocked() && within(g.Now(), a.Verdict.JudgedAt, a.Verdict.JudgedAt.Add(g.Lifetimes.Stale))
 }
 
 // examined is an admission that is not recorded yet.

@@ -154,7 +154,7 @@ func newFindingsMemo(size int, ttl time.Duration, now func() time.Time) *finding
 
 func (m *findingsMemo) get(key string) (evidence.Findings, bool) {
 	e, ok := m.entries.Get(key)
-	if !ok || m.now().Sub(e.at) >= m.ttl {
+	if !ok || !within(m.now(), e.at, e.at.Add(m.ttl)) {
 		return evidence.Findings{}, false
 	}
 	return e.findings, true

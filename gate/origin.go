@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/trustgate/trustgate/cache"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/upstream"
 )
@@ -85,7 +86,7 @@ func (s *origin) Blob(ctx context.Context, d oci.Descriptor, limit int64) ([]byt
 	if err == nil {
 		return raw, nil
 	}
-	if !errors.Is(err, oci.ErrNotFound) {
+	if !errors.Is(err, oci.ErrNotFound) && !errors.Is(err, cache.ErrLength) {
 		return nil, err
 	}
 	body, _, err := s.repository.Blob(ctx, d.Digest, 0)

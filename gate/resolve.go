@@ -13,9 +13,10 @@ import (
 	"github.com/trustgate/trustgate/oci"
 )
 
-// resolved is what a tag names, and until when nobody asks again.
+// resolved is what a tag names, and from when until when nobody asks again.
 type resolved struct {
 	digest digest.Digest
+	from   time.Time
 	until  time.Time
 }
 
@@ -35,7 +36,7 @@ func (g *Gate) resolve(ctx context.Context, route *Route, ref oci.Reference, fre
 	}
 	key := ref.Name() + ":" + ref.Tag()
 	since := g.tagsForgotten()
-	if t, ok := g.tags.Get(key); ok && !fresh && g.Now().Before(t.until) {
+	if t, ok := g.tags.Get(key); ok && !fresh && within(g.Now(), t.from, t.until) {
 		return ref.WithDigest(t.digest), nil
 	}
 	result := g.resolving.DoChan(key, func() (t any, err error) {
@@ -75,8 +76,8 @@ func (g *Gate) lookUp(ctx context.Context, route *Route, ref oci.Reference, fres
 		return resolved{}, fmt.Errorf("reading what %s named last: %w", ref, err)
 	}
 	now := g.Now()
-	if until := at.Add(g.Lifetimes.Tag); known && !fresh && now.Before(until) && !at.After(now) {
-		return resolved{last, until}, nil
+	if until := at.Add(g.Lifetimes.Tag); known && !fresh && within(now, at, until) {
+		return resolved{last, now, until}, nil
 	}
 	d, err := g.ask(ctx, route, ref, known)
 	if err == nil {
@@ -84,12 +85,12 @@ func (g *Gate) lookUp(ctx context.Context, route *Route, ref oci.Reference, fres
 		if err := g.rememberTag(since, func() error { return g.Ledger.SetTag(ctx, ref.Name(), ref.Tag(), d, now) }); err != nil {
 			return resolved{}, fmt.Errorf("recording what %s names: %w", ref, err)
 		}
-		return resolved{d, now.Add(g.Lifetimes.Tag)}, nil
+		return resolved{d, now, now.Add(g.Lifetimes.Tag)}, nil
 	}
-	if known && evidence.Temporary(err) && now.Before(at.Add(g.Lifetimes.Stale)) {
+	if known && evidence.Temporary(err) && within(now, at, at.Add(g.Lifetimes.Stale)) {
 		g.Log.Warn("the upstream does not answer; the tag is taken as it was",
 			zap.Stringer("reference", ref), zap.Stringer("digest", last), zap.Time("resolved", at), zap.Error(err))
-		return resolved{last, now.Add(min(g.Lifetimes.Tag, 5*time.Second))}, nil
+		return resolved{last, now, now.Add(min(g.Lifetimes.Tag, 5*time.Second))}, nil
 	}
 	return resolved{}, err
 }

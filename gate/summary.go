@@ -43,7 +43,7 @@ func (g *Gate) summaries(ctx context.Context, repository oci.Reference, d digest
 			continue
 		}
 		told = append(told, j.Tag) // an older one does not come back when this has expired
-		if !g.Now().Before(j.ExpiresAt) {
+		if !within(g.Now(), j.JudgedAt, j.ExpiresAt) {
 			continue
 		}
 		described, err := g.summarize(ctx, repository, j)

@@ -23,7 +23,6 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the driver "sqlite", in pure Go
 )
 
 //go:embed migrations/*.sql
@@ -73,6 +72,7 @@ func redact(dsn string) string {
 var memories atomic.Int64
 
 func (l *Ledger) connect(path string) error {
+	shown := path
 	pragmas := url.Values{"_pragma": {
 		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)",
 	}, "_txlock": {"immediate"}}
@@ -84,14 +84,10 @@ func (l *Ledger) connect(path string) error {
 		return err
 	}
 	name := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: pragmas.Encode()}).String()
-	var err error
-	if l.write, err = sql.Open("sqlite", name); err != nil {
-		return err
-	}
+	database := &file{name: name, path: shown}
+	l.write = sql.OpenDB(database)
 	l.write.SetMaxOpenConns(1)
-	if l.read, err = sql.Open("sqlite", name); err != nil {
-		return err
-	}
+	l.read = sql.OpenDB(database)
 	l.read.SetMaxOpenConns(8)
 	l.read.SetMaxIdleConns(8)
 	return nil
@@ -99,7 +95,7 @@ func (l *Ledger) connect(path string) error {
 
 func (l *Ledger) migrate(ctx context.Context) error {
 	if err := l.write.PingContext(ctx); err != nil {
-		return fmt.Errorf("%w; if the file is damaged, move it away: a new one is made, and its verdicts are judged again", err)
+		return err
 	}
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -111,7 +107,7 @@ func (l *Ledger) migrate(ctx context.Context) error {
 	}
 	at, newest, err := provider.GetVersions(ctx)
 	if err != nil {
-		return fmt.Errorf("%w; if the file is damaged, move it away: a new one is made, and its verdicts are judged again", err)
+		return err
 	}
 	if at > newest {
 		return fmt.Errorf("%w (it is at %d, this program knows %d)", ErrNewer, at, newest)

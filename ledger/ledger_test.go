@@ -278,6 +278,42 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestDamageWhileOpen overwrites the file under an open ledger: no method gives
+// an answer that the file does not hold, and the error says which file it is.
+func TestDamageWhileOpen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	l := open(t, "sqlite:"+path)
+	record(t, l, judgement("k", 1, "serve"))
+	l.Close() // everything is in the one file
+	l = open(t, "sqlite:"+path)
+	t.Cleanup(func() { l.Close() })
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, append(raw[:100:100], bytes.Repeat([]byte{0xa5}, len(raw)-100)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, d := context.Background(), digest.FromString("x")
+	for name, ask := range map[string]func() error{
+		"Get":           func() error { _, err := l.Get(ctx, "tg-x"); return err },
+		"HasManifest":   func() error { _, err := l.HasManifest(ctx, "registry.example/app", d); return err },
+		"Holders":       func() error { _, err := l.Holders(ctx, "registry.example/app", d); return err },
+		"Tag":           func() error { _, _, err := l.Tag(ctx, "registry.example/app", "1"); return err },
+		"SetTag":        func() error { return l.SetTag(ctx, "registry.example/app", "1", d, time.Now()) },
+		"Record":        func() error { return l.Record(ctx, judgement("k", 1, "serve"), []byte("{}")) },
+		"RecordUses":    func() error { return l.RecordUses(ctx, map[digest.Digest]time.Time{d: time.Now()}) },
+		"PutManifest":   func() error { return l.PutManifest(ctx, "registry.example/app", &oci.Manifest{Digest: d}) },
+		"Prune":         func() error { _, err := l.Prune(ctx, time.Now()); return err },
+		"ForgetTag":     func() error { return l.ForgetTag(ctx, "registry.example/app", "1") },
+		"a new process": func() error { _, err := ledger.Open(ctx, "sqlite:"+path); return err },
+	} {
+		if err := ask(); !errors.Is(err, ledger.ErrUnusable) || !strings.Contains(err.Error(), path+" is damaged") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestConcurrentUse(t *testing.T) {
 	l := open(t, "sqlite:"+filepath.Join(t.TempDir(), "ledger.db"))
 	defer l.Close()

@@ -63,19 +63,28 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, repository oci.Re
 		http.ServeContent(w, r, "", time.Time{}, blob)
 		return nil
 	}
-	h.stream(w, r, blob)
-	return nil
+	return h.stream(w, r, blob)
 }
 
 // stream writes a blob while it is being filled. The cache holds the end back
 // until the digest has been checked, so an answer that must fail is cut short
-// and never looks whole.
-func (h *Handler) stream(w http.ResponseWriter, r *http.Request, blob *cache.Blob) {
+// and never looks whole. Before anything was sent it can still be told why.
+func (h *Handler) stream(w http.ResponseWriter, r *http.Request, blob *cache.Blob) error {
 	w.Header()["Content-Length"] = []string{strconv.FormatInt(blob.Size(), 10)}
-	if _, err := io.Copy(w, blob); err != nil {
+	if n, err := io.Copy(w, blob); err != nil {
+		if n == 0 && r.Context().Err() == nil && !started(w) {
+			return err
+		}
 		if r.Context().Err() == nil && !errors.Is(err, io.ErrClosedPipe) {
 			h.log.Warn("a blob was cut short", zap.String("path", r.URL.Path), zap.Error(err))
 		}
 		panic(http.ErrAbortHandler)
 	}
+	return nil
+}
+
+// started says whether an answer has begun, on this side at least.
+func started(w http.ResponseWriter) bool {
+	a, ok := w.(*answer)
+	return !ok || a.status != 0
 }

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"syscall"
 
 	"go.uber.org/zap"
 
 	"github.com/trustgate/trustgate/cache"
 	"github.com/trustgate/trustgate/gate"
+	"github.com/trustgate/trustgate/ledger"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/upstream"
 )
@@ -77,15 +79,35 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, call call, err er
 		writeError(w, r, http.StatusNotFound, unknown, message, "")
 	case errors.Is(err, upstream.ErrUnauthorized):
 		writeError(w, r, http.StatusForbidden, codeDenied, message, "")
-	case errors.Is(err, upstream.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, gate.ErrClosed), r.Context().Err() != nil:
+	case errors.Is(err, upstream.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, cache.ErrStalled),
+		errors.Is(err, gate.ErrClosed), errors.Is(err, cache.ErrClosed), r.Context().Err() != nil:
 		// A client that has hung up gets an answer too: without one, net/http
 		// would say 200 to whoever has closed only its sending half.
 		w.Header().Set("Retry-After", retryAfter)
 		writeError(w, r, http.StatusServiceUnavailable, codeDenied, "not served, because it cannot be judged now: "+message, "")
+	case errors.Is(err, ledger.ErrUnusable):
+		h.log.Error("the ledger cannot be used; what needs a new verdict is refused", zap.String("path", r.URL.Path), zap.Error(err))
+		w.Header().Set("Retry-After", retryAfter)
+		writeError(w, r, http.StatusServiceUnavailable, codeDenied, "not served, because the gate cannot use its ledger; its log says what to do", "")
+	case isDiskTrouble(err):
+		h.log.Error("the gate's disk cannot be used; what is not in the cache is refused", zap.String("path", r.URL.Path), zap.Error(err))
+		w.Header().Set("Retry-After", retryAfter)
+		writeError(w, r, http.StatusServiceUnavailable, codeDenied, "not served, because the gate's disk is full or cannot be written; its log says more", "")
 	default:
 		h.log.Error("request failed", zap.String("path", r.URL.Path), zap.Error(err))
 		writeError(w, r, http.StatusInternalServerError, codeDenied, "not served, because the gate failed; its log says why", "")
 	}
+}
+
+// isDiskTrouble says whether the disk of the cache is full, read-only or
+// failing: an operator mends that, and the same pull works then.
+func isDiskTrouble(err error) bool {
+	for _, trouble := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO} {
+		if errors.Is(err, trouble) {
+			return true
+		}
+	}
+	return false
 }
 
 // writeError writes the error document of the distribution API. detail is a

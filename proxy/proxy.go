@@ -198,10 +198,11 @@ func (a *answer) Write(p []byte) (int, error) {
 
 // ReadFrom hands a file on as one, which the connection sends by itself.
 func (a *answer) ReadFrom(src io.Reader) (int64, error) {
-	if a.status == 0 {
+	n, err := io.Copy(a.ResponseWriter, src)
+	if a.status == 0 && (n > 0 || err == nil) { // else it can still become another answer
 		a.status = http.StatusOK
 	}
-	return io.Copy(a.ResponseWriter, src)
+	return n, err
 }
 
 // Unwrap lets http.ResponseController reach the connection.

@@ -18,13 +18,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/trustgate/trustgate/access"
 	"github.com/trustgate/trustgate/api"
 	"github.com/trustgate/trustgate/cmd/trustgate/config"
 	"github.com/trustgate/trustgate/oci"
+	"github.com/trustgate/trustgate/proxy"
 )
 
 func newServe() *cobra.Command {
@@ -82,7 +82,8 @@ func (s *service) serve(ctx context.Context, public, admin net.Listener, load fu
 	serving, changes := new(live), newReloads(s.metrics)
 	serving.current.Store(s.use(s.setup))
 	servers := []*http.Server{s.publicServer(ctx, serving)}
-	listeners := []net.Listener{netutil.LimitListener(public, s.config.Limits.Connections)}
+	connections := &proxy.Connections{Limit: s.config.Limits.Connections}
+	listeners := []net.Listener{connections.Attach(servers[0], public)}
 	if admin != nil {
 		servers = append(servers, s.adminServer(serving, &ready, changes))
 		listeners = append(listeners, admin)

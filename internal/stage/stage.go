@@ -96,6 +96,7 @@ type Options struct {
 	Mode       policy.Mode
 	Rego       string   // a team's own module
 	Names      []string // further registries, whose upstream is the same one
+	Through    string   // host:port that is dialled in place of the registry
 	Roots      []gate.Root
 	Depth      int
 	Nodes      int
@@ -149,10 +150,13 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 	collectors := []evidence.Collector{sigstore.New([]sigstore.Signer{ci}), signatures, buildkit.New()}
 	key, err := attest.OpenKey(filepath.Join(s.Folder, "verdicts.key"))
 	s.Must(err)
+	if o.Through == "" {
+		o.Through = s.Registry.Addr
+	}
 	var routes []gate.Route
 	modes := map[string]any{}
 	for _, name := range append([]string{s.Registry.Addr}, o.Names...) {
-		up, err := upstream.New(upstream.Options{Registry: name, URL: "http://" + s.Registry.Addr, Insecure: true})
+		up, err := upstream.New(upstream.Options{Registry: name, URL: "http://" + o.Through, Insecure: true})
 		s.Must(err)
 		routes = append(routes, gate.Route{Registry: name, Upstream: up, Collectors: collectors, Signatures: gate.Signatures{Collector: signatures, Kept: kept}})
 		modes[name] = map[string]any{"mode": string(o.Mode)}

@@ -1,0 +1,201 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// Connections bounds how many clients are connected at once, and how long one
+// of them may keep an answer waiting.
+type Connections struct {
+	// Limit is how many connections are served. A quarter more are accepted to
+	// be told so; who comes then waits in the kernel's queue.
+	Limit int
+
+	// Patience is how long a client may take over each MiB of an answer; a
+	// minute when zero.
+	Patience time.Duration
+
+	slots chan struct{}
+	spare chan struct{}
+}
+
+// Attach puts the bounds upon a server that has not begun and upon its
+// listener, which the server must be given in place of the original.
+func (c *Connections) Attach(server *http.Server, listener net.Listener) net.Listener {
+	c.slots = make(chan struct{}, c.Limit)
+	c.spare = make(chan struct{}, max(c.Limit/4, 16))
+	before := server.ConnContext
+	server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		if before != nil {
+			ctx = before(ctx, conn)
+		}
+		if wrapped, ok := conn.(*tls.Conn); ok {
+			conn = wrapped.NetConn()
+		}
+		if bounded, ok := conn.(*connection); ok && bounded.spare {
+			ctx = context.WithValue(ctx, spareKey{}, c.Limit)
+		}
+		return ctx
+	}
+	if c.Patience == 0 {
+		c.Patience = steady
+	}
+	server.Handler = c.steadily(turnAway(server.Handler))
+	return &boundedListener{Listener: listener, c: c, closed: make(chan struct{})}
+}
+
+type spareKey struct{}
+
+// turnAway answers who is connected beyond the limit.
+func turnAway(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		limit, beyond := r.Context().Value(spareKey{}).(int)
+		if !beyond {
+			next.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Retry-After", retryAfter)
+		w.Header().Set("Connection", "close")
+		writeError(w, r, http.StatusServiceUnavailable, codeTooManyRequests,
+			"all "+strconv.Itoa(limit)+" connections of the gate are taken; try again, or raise limits.connections", "")
+	})
+}
+
+type boundedListener struct {
+	net.Listener
+	c      *Connections
+	once   sync.Once
+	closed chan struct{}
+}
+
+// Accept implements net.Listener.
+func (l *boundedListener) Accept() (net.Conn, error) {
+	// A slot first, so that nothing is accepted that nobody can answer.
+	var taken chan struct{}
+	select {
+	case l.c.slots <- struct{}{}:
+		taken = l.c.slots
+	default:
+		select {
+		case l.c.slots <- struct{}{}:
+			taken = l.c.slots
+		case l.c.spare <- struct{}{}:
+			taken = l.c.spare
+		case <-l.closed:
+			return nil, net.ErrClosed
+		}
+	}
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		<-taken
+		return nil, err
+	}
+	bounded := &connection{Conn: conn, spare: taken == l.c.spare}
+	if bounded.spare {
+		// Somebody may have left while this one was waited for.
+		select {
+		case l.c.slots <- struct{}{}:
+			<-l.c.spare
+			taken, bounded.spare = l.c.slots, false
+		default:
+		}
+	}
+	bounded.release = sync.OnceFunc(func() { <-taken })
+	return bounded, nil
+}
+
+// Close implements net.Listener.
+func (l *boundedListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.Listener.Close()
+}
+
+type connection struct {
+	net.Conn
+	spare   bool
+	release func()
+}
+
+// Close implements net.Conn.
+func (c *connection) Close() error {
+	defer c.release()
+	return c.Conn.Close()
+}
+
+// ReadFrom lets the kernel send files: net/http looks for it.
+func (c *connection) ReadFrom(src io.Reader) (int64, error) {
+	if direct, ok := c.Conn.(io.ReaderFrom); ok {
+		return direct.ReadFrom(src)
+	}
+	return io.Copy(struct{ io.Writer }{c.Conn}, src)
+}
+
+// CloseWrite lets net/http end an answer in an orderly way.
+func (c *connection) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// atOnce is how much a client must take of an answer within its Patience.
+const atOnce = 1 << 20
+
+// steadily cuts off clients that do not take their answer: they hold a
+// connection, and what it reads. Nothing bounds how long a whole answer takes.
+func (c *Connections) steadily(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s := &steadyAnswer{w, http.NewResponseController(w), c.Patience}
+		// What the last answer on this connection left does not count while
+		// this one is being thought about.
+		_ = s.control.SetWriteDeadline(time.Time{})
+		next.ServeHTTP(s, r)
+		s.extend() // net/http still has the end to send
+	})
+}
+
+type steadyAnswer struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	time    time.Duration
+}
+
+func (s *steadyAnswer) extend() {
+	_ = s.control.SetWriteDeadline(time.Now().Add(s.time)) // every connection that is served has one
+}
+
+// Write implements io.Writer.
+func (s *steadyAnswer) Write(p []byte) (int, error) {
+	s.extend()
+	return s.ResponseWriter.Write(p)
+}
+
+// ReadFrom implements io.ReaderFrom, in parts.
+func (s *steadyAnswer) ReadFrom(src io.Reader) (int64, error) {
+	whole, ok := src.(*io.LimitedReader)
+	if !ok {
+		whole = &io.LimitedReader{R: src, N: 1<<63 - 1}
+	}
+	var sent int64
+	for whole.N > 0 {
+		s.extend()
+		part := &io.LimitedReader{R: whole.R, N: min(whole.N, atOnce)}
+		n, err := io.Copy(s.ResponseWriter, part)
+		sent += n
+		whole.N -= n
+		if err != nil || part.N > 0 {
+			return sent, err
+		}
+	}
+	return sent, nil
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (s *steadyAnswer) Unwrap() http.ResponseWriter { return s.ResponseWriter }
