@@ -308,7 +308,7 @@ func openPrivate(t testing.TB) *private {
 	p.Registry, err = shipyard.OpenRegistry(t.Context(), func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if p.down.Load() {
-				w.WriteHeader(http.StatusBadGateway)
+				w.WriteHeader(http.StatusNotImplemented) // which nobody asks again
 				return
 			}
 			username, password, given := r.BasicAuth()
@@ -457,9 +457,44 @@ func TestRate(t *testing.T) {
 	if err := d.Limit(r); err != nil {
 		t.Errorf("somebody else: %v", err)
 	}
+	r = request("/v2/app/manifests/1")
+	for _, name := range []string{"X-Forwarded-For", "X-Real-Ip", "Forwarded", "True-Client-Ip", "Cf-Connecting-Ip"} {
+		r.Header.Set(name, "192.0.2.9")
+	}
+	if err := d.Limit(r); !errors.As(err, &many) {
+		t.Errorf("the same client, by another name: %v", err)
+	}
 	d.pass(many.After)
 	if err := ask(); err != nil {
 		t.Errorf("after %s: %v", many.After, err)
+	}
+}
+
+// Whoever has an IPv6 network has more addresses than anybody can count.
+func TestRateOfNetwork(t *testing.T) {
+	d := open(t, access.Options{Rate: access.Rate{PerSecond: 0.001, Burst: 2}})
+	for _, tc := range []struct {
+		address string
+		passes  bool
+	}{
+		{"[2001:db8:1:2::1]:1", true},
+		{"[2001:db8:1:2:ffff:ffff:ffff:ffff]:1", true},
+		{"[2001:db8:1:2:3::]:1", false},
+		{"[2001:db8:1:3::1]:1", true},
+		{"[fe80::1%eth0]:1", true},
+		{"[fe80::2%eth0]:1", true},
+		{"[fe80::3%eth0]:1", false},
+		{"[::ffff:192.0.2.1]:1", true}, // of IPv4 each address is somebody
+		{"[::ffff:192.0.2.2]:1", true},
+		{"192.0.2.3:1", true},
+		{"192.0.2.3:2", true},
+		{"192.0.2.3:3", false},
+	} {
+		r := request("/v2/app/manifests/1")
+		r.RemoteAddr = tc.address
+		if err := d.Limit(r); (err == nil) != tc.passes {
+			t.Errorf("%s: %v", tc.address, err)
+		}
 	}
 }
 

@@ -192,6 +192,9 @@ func (a *Access) token(r *http.Request) (raw string, life time.Duration, err err
 	}
 	now := a.Now()
 	of := token{Expires: now.Add(tokenLife).Unix()}
+	if _, err := shown(r); err != nil {
+		return "", 0, err
+	}
 	username, password, given := r.BasicAuth()
 	switch {
 	case a.Upstreams[registry] != nil:
