@@ -516,3 +516,32 @@ func FuzzIdentify(f *testing.F) {
 		}
 	})
 }
+
+// No question, however it is put, gets a token for somebody who has proven
+// nothing.
+func FuzzToken(f *testing.F) {
+	d := open(f, access.Options{Htpasswd: htpasswd(f, "alice")})
+	for _, s := range []string{
+		"/auth/token", "/auth/token/", "/auth/token?service=trustgate&scope=repository:app:pull", "/auth/token/registry.example?scope=a:b:c&scope=d:e:f",
+		"/auth/token/..%2f..?scope=::", "/auth/token?scope=repository:other.example/app:pull,push", "/auth/token?ns=a&ns=b", "/auth/token?scope=%zz", "/auth/tokens",
+	} {
+		f.Add(s, "")
+		f.Add(s, "Basic YWxpY2U6d3Jvbmc=")
+	}
+	f.Fuzz(func(t *testing.T, target, authorization string) {
+		u, err := url.ParseRequestURI(target)
+		if err != nil || !strings.HasPrefix(u.Path, access.TokenPath) {
+			t.Skip()
+		}
+		r := request("/")
+		r.URL, r.RequestURI = u, target
+		if authorization != "" {
+			r.Header.Set("Authorization", authorization)
+		}
+		answer := httptest.NewRecorder()
+		d.ServeHTTP(answer, r)
+		if answer.Code != http.StatusUnauthorized || strings.Contains(answer.Body.String(), `"token"`) {
+			t.Fatalf("%q with %q: %d %s", target, authorization, answer.Code, answer.Body)
+		}
+	})
+}
