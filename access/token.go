@@ -23,7 +23,7 @@ const (
 	service = "trustgate"
 	// TokenPath is where clients get the gate's tokens, with the registry that the
 	// token is for below it.
-	TokenPath = "/auth/token"
+	TokenPath = "/auth/token" // #nosec G101 -- a path
 
 	sealedDots = 4 // in a token of the gate: a JWE
 	issuedDots = 2 // in a token of an issuer: a JWT
