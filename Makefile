@@ -5,7 +5,7 @@ GO      ?= go
 CHECK   := $(GO) tool -modfile=tools/go.mod
 FUZZ    ?= 60s
 
-.PHONY: test packages check unit e2e fuzz bench build
+.PHONY: test packages check audit gosec vulncheck unit e2e fuzz bench build
 
 test: packages check unit e2e
 
@@ -21,6 +21,22 @@ check:
 	$(GO) vet ./...
 	$(CHECK) staticcheck ./...
 	cd e2e && $(GO) vet ./... && $(GO) tool -modfile=../tools/go.mod staticcheck ./...
+
+# What takes minutes or the network, before a release.
+audit: gosec vulncheck
+
+# Left out, since each is right nowhere here:
+#   G104        errors of Close and Remove on the way out of a failure
+#   G301 G302   the cache is a registry's folder, in a data folder of mode 0700
+#   G304        paths are the configuration's
+#   G306        the public half of a key
+# What else it says is right, or is answered where it stands.
+gosec:
+	$(CHECK) gosec -quiet -exclude-generated -exclude-dir=e2e -exclude-dir=tools -exclude=G104,G301,G302,G304,G306 ./...
+
+# Needs the network: https://vuln.go.dev, or what GOVULNDB names.
+vulncheck:
+	$(CHECK) govulncheck ./...
 
 unit:
 	$(GO) test -race -timeout 15m ./...

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"path"
 	"slices"
 	"strings"
@@ -123,6 +124,21 @@ func (a *Access) MayPull(r *http.Request, repository oci.Reference, o upstream.O
 	return c, nil
 }
 
+// MayLearn says whether somebody who may pull one image may also be told what the
+// gate found out about another, which was met on the way. What the client shows
+// to the one's registry is not shown to the other's.
+func (a *Access) MayLearn(r *http.Request, pulled, met oci.Reference) bool {
+	if a == nil {
+		return true
+	}
+	if met.Registry() != pulled.Registry() && (a.Upstreams[met.Registry()] != nil || a.Upstreams[pulled.Registry()] != nil) {
+		r = r.Clone(r.Context())
+		r.Header.Del("Authorization")
+	}
+	_, err := a.MayPull(r, met, upstream.Object{Kind: "manifests", Name: cmp.Or(string(met.Digest()), met.Tag())})
+	return err == nil
+}
+
 // MayPush says who asks, and whether they may write to the repository, if its
 // route lets anybody. The error is a *Challenge, matches ErrDenied or is a
 // *TooManyError.
@@ -168,7 +184,10 @@ func (a *Access) Enter(r *http.Request) error {
 		return nil
 	}
 	c := connected(r)
-	authorization := r.Header.Get("Authorization")
+	authorization, err := shown(r)
+	if err != nil {
+		return a.challenge(r, "", err.Error())
+	}
 	if authorization == "" {
 		if c.Identity != "" {
 			return nil // by its certificate
@@ -183,6 +202,16 @@ func (a *Access) Enter(r *http.Request) error {
 
 // own says whether the gate has clients of its own.
 func (a *Access) own() bool { return a.passwords != nil || len(a.issuers) > 0 }
+
+// shown is the Authorization header, "" if there is none. Of two, a proxy in
+// front may have looked at the other one.
+func shown(r *http.Request) (string, error) {
+	values := r.Header.Values("Authorization")
+	if len(values) > 1 {
+		return "", errors.New("there are several Authorization headers; send one")
+	}
+	return strings.Join(values, ""), nil
+}
 
 // connected is who asks as far as the connection tells.
 func connected(r *http.Request) policy.Client {
@@ -199,7 +228,18 @@ func (a *Access) Limit(r *http.Request) error {
 		return nil
 	}
 	c := connected(r)
-	return a.limits.take(cmp.Or(c.Identity, c.Address), a.Now())
+	return a.limits.take(cmp.Or(c.Identity, subscriber(c.Address)), a.Now())
+}
+
+// subscriber is what stands for the holder of an address. IPv6 hands out networks
+// of 64 bits: whoever has one has more addresses than can be counted.
+func subscriber(address string) string {
+	ip, err := netip.ParseAddr(address)
+	if err != nil || ip.Unmap().Is4() {
+		return address
+	}
+	network, _ := ip.WithZone("").Prefix(64) // fails for IPv4 alone
+	return network.String()
 }
 
 // certified is the subject of the certificate that the connection has proven.
@@ -212,11 +252,14 @@ func certified(connection *tls.ConnectionState) string {
 
 // proven reads what a client of the gate's own shows.
 func (a *Access) proven(r *http.Request, c *policy.Client) error {
-	authorization := r.Header.Get("Authorization")
+	authorization, err := shown(r)
+	if err != nil {
+		return a.challenge(r, "", err.Error())
+	}
 	if authorization == "" {
 		return nil
 	}
-	identity, err := "", error(nil)
+	identity := ""
 	scheme, token, _ := strings.Cut(authorization, " ")
 	if username, password, basic := r.BasicAuth(); basic {
 		identity, _, err = a.verify(r.Context(), username, password)

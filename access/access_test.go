@@ -309,7 +309,7 @@ func openPrivate(t testing.TB) *private {
 	p.Registry, err = shipyard.OpenRegistry(t.Context(), func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if p.down.Load() {
-				w.WriteHeader(http.StatusBadGateway)
+				w.WriteHeader(http.StatusNotImplemented) // which nobody asks again
 				return
 			}
 			username, password, given := r.BasicAuth()
@@ -458,6 +458,13 @@ func TestRate(t *testing.T) {
 	if err := d.Limit(r); err != nil {
 		t.Errorf("somebody else: %v", err)
 	}
+	r = request("/v2/app/manifests/1")
+	for _, name := range []string{"X-Forwarded-For", "X-Real-Ip", "Forwarded", "True-Client-Ip", "Cf-Connecting-Ip"} {
+		r.Header.Set(name, "192.0.2.9")
+	}
+	if err := d.Limit(r); !errors.As(err, &many) {
+		t.Errorf("the same client, by another name: %v", err)
+	}
 	d.pass(many.After)
 	if err := ask(); err != nil {
 		t.Errorf("after %s: %v", many.After, err)
@@ -484,6 +491,34 @@ func TestKey(t *testing.T) {
 	}
 }
 
+// Whoever has an IPv6 network has more addresses than anybody can count.
+func TestRateOfNetwork(t *testing.T) {
+	d := open(t, access.Options{Rate: access.Rate{PerSecond: 0.001, Burst: 2}})
+	for _, tc := range []struct {
+		address string
+		passes  bool
+	}{
+		{"[2001:db8:1:2::1]:1", true},
+		{"[2001:db8:1:2:ffff:ffff:ffff:ffff]:1", true},
+		{"[2001:db8:1:2:3::]:1", false},
+		{"[2001:db8:1:3::1]:1", true},
+		{"[fe80::1%eth0]:1", true},
+		{"[fe80::2%eth0]:1", true},
+		{"[fe80::3%eth0]:1", false},
+		{"[::ffff:192.0.2.1]:1", true}, // of IPv4 each address is somebody
+		{"[::ffff:192.0.2.2]:1", true},
+		{"192.0.2.3:1", true},
+		{"192.0.2.3:2", true},
+		{"192.0.2.3:3", false},
+	} {
+		r := request("/v2/app/manifests/1")
+		r.RemoteAddr = tc.address
+		if err := d.Limit(r); (err == nil) != tc.passes {
+			t.Errorf("%s: %v", tc.address, err)
+		}
+	}
+}
+
 func FuzzIdentify(f *testing.F) {
 	d := open(f, access.Options{Htpasswd: htpasswd(f, "alice"), Issuers: []access.Issuer{{Name: "ci", URL: "http://127.0.0.1:1", Audience: "a"}}})
 	token, _ := d.token(f, d.Enter(request("/v2/")), "", "alice", "alice's password")
@@ -499,6 +534,35 @@ func FuzzIdentify(f *testing.F) {
 		}
 		if c, err := d.MayPull(r, repository, upstream.Object{Kind: "manifests", Name: "1"}); err == nil {
 			t.Fatalf("%q makes %q", authorization, c.Identity)
+		}
+	})
+}
+
+// No question, however it is put, gets a token for somebody who has proven
+// nothing.
+func FuzzToken(f *testing.F) {
+	d := open(f, access.Options{Htpasswd: htpasswd(f, "alice")})
+	for _, s := range []string{
+		"/auth/token", "/auth/token/", "/auth/token?service=trustgate&scope=repository:app:pull", "/auth/token/registry.example?scope=a:b:c&scope=d:e:f",
+		"/auth/token/..%2f..?scope=::", "/auth/token?scope=repository:other.example/app:pull,push", "/auth/token?ns=a&ns=b", "/auth/token?scope=%zz", "/auth/tokens",
+	} {
+		f.Add(s, "")
+		f.Add(s, "Basic YWxpY2U6d3Jvbmc=")
+	}
+	f.Fuzz(func(t *testing.T, target, authorization string) {
+		u, err := url.ParseRequestURI(target)
+		if err != nil || !strings.HasPrefix(u.Path, access.TokenPath) {
+			t.Skip()
+		}
+		r := request("/")
+		r.URL, r.RequestURI = u, target
+		if authorization != "" {
+			r.Header.Set("Authorization", authorization)
+		}
+		answer := httptest.NewRecorder()
+		d.ServeHTTP(answer, r)
+		if answer.Code != http.StatusUnauthorized || strings.Contains(answer.Body.String(), `"token"`) {
+			t.Fatalf("%q with %q: %d %s", target, authorization, answer.Code, answer.Body)
 		}
 	})
 }

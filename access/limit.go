@@ -10,7 +10,8 @@ import (
 )
 
 // Rate bounds how often one client may ask, by its certificate or else by its
-// address. The zero value does not.
+// address, of IPv6 the network of it. Headers that name another address count for
+// nothing. The zero value does not bound.
 type Rate struct {
 	PerSecond float64
 	Burst     int

@@ -2,12 +2,14 @@ package access
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -32,13 +34,22 @@ type grants struct {
 
 	flight singleflight.Group
 	mu     sync.Mutex
-	logins *lru.Cache[[sha256.Size]byte, *upstream.Registry]
+	logins *lru.Cache[[sha256.Size]byte, *login]
 	given  *lru.Cache[grantKey, grant]
 }
 
 type grantKey struct {
 	login      [sha256.Size]byte
 	repository string
+	// listing is apart from reading: registries with rights on metadata alone let
+	// some list the tags of what they may not pull.
+	listing bool
+}
+
+// login is how one client is seen by a registry.
+type login struct {
+	*upstream.Registry
+	named atomic.Pointer[bool] // whether the registry checks the user name; nil until it was found out
 }
 
 type grant struct {
@@ -48,7 +59,7 @@ type grant struct {
 
 func newGrants(recheck, stale time.Duration, now func() time.Time) *grants {
 	g := &grants{recheck: recheck, stale: stale, now: now}
-	g.logins, _ = lru.New[[sha256.Size]byte, *upstream.Registry](maxLogins) // fails for no size alone
+	g.logins, _ = lru.New[[sha256.Size]byte, *login](maxLogins) // fails for no size alone
 	g.given, _ = lru.New[grantKey, grant](maxGrants)
 	return g
 }
@@ -62,7 +73,7 @@ func (a *Access) permitted(r *http.Request, c *policy.Client, decides *upstream.
 		return a.challenge(r, repository.Registry(), err.Error())
 	}
 	g := a.grants
-	key := grantKey{loginKey(repository.Registry(), username, password), repository.Name()}
+	key := grantKey{loginKey(repository.Registry(), username, password), repository.Name(), o.Kind == "tags"}
 	known, before := g.given.Get(key)
 	if before && g.now().Before(known.until) {
 		if known.identity != "" {
@@ -99,7 +110,7 @@ func (g *grants) ask(ctx context.Context, key grantKey, decides *upstream.Regist
 	g.mu.Lock()
 	as, ok := g.logins.Get(key.login)
 	if !ok {
-		as = decides.As(username, password)
+		as = &login{Registry: decides.As(username, password)}
 		g.logins.Add(key.login, as)
 	}
 	g.mu.Unlock()
@@ -112,24 +123,49 @@ func (g *grants) ask(ctx context.Context, key grantKey, decides *upstream.Regist
 		return given, err
 	}
 	if username != "" {
-		// Consent proves nothing of who it is where nobody is asked to log in.
-		if checked, err := as.ChecksLogins(ctx); err != nil {
+		named, err := as.checksNames(ctx, decides, password)
+		if err != nil {
 			return given, err
-		} else if checked {
-			given.identity = repository.Registry() + ":" + username
+		}
+		if named {
+			given.identity = repository.Registry() + ":" + clip(username, 256)
 		}
 	}
 	g.given.Add(key, given)
 	return given, nil
 }
 
+// checksNames says whether the registry's consent proves who it is. It proves
+// nothing where nobody is asked to log in, nor where the password alone counts,
+// as with the access tokens of some registries: anybody who has one could take
+// anybody's name. It is found out once for a login, by a name that nobody has.
+func (l *login) checksNames(ctx context.Context, decides *upstream.Registry, password string) (bool, error) {
+	if known := l.named.Load(); known != nil {
+		return *known, nil
+	}
+	named, err := l.ChecksLogins(ctx)
+	if err != nil {
+		return false, err
+	}
+	if named {
+		switch err := decides.As("trustgate-"+strings.ToLower(rand.Text()), password).Ping(ctx); {
+		case err == nil:
+			named = false
+		case !errors.Is(err, upstream.ErrUnauthorized):
+			return false, nil // not known this time, which is no reason to refuse the pull
+		}
+	}
+	l.named.Store(&named)
+	return named, nil
+}
+
 // brought are the credentials for the registry that a request carries: in a
 // token that the gate sealed for this very registry, or as they are. Both are
 // empty where there are none.
 func (a *Access) brought(r *http.Request, registry string) (username, password string, err error) {
-	authorization := r.Header.Get("Authorization")
+	authorization, err := shown(r)
 	if authorization == "" {
-		return "", "", nil
+		return "", "", err
 	}
 	if username, password, ok := r.BasicAuth(); ok {
 		return username, password, nil
@@ -142,7 +178,7 @@ func (a *Access) brought(r *http.Request, registry string) (username, password s
 	switch {
 	case err != nil:
 		return "", "", err
-	case t.Registry != registry && t.Username != "":
+	case t.Registry != registry && (t.Username != "" || t.Password != ""):
 		return "", "", fmt.Errorf("the token is for %s, not for %s", t.Registry, registry)
 	}
 	return t.Username, t.Password, nil

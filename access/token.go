@@ -23,7 +23,7 @@ const (
 	service = "trustgate"
 	// TokenPath is where clients get the gate's tokens, with the registry that the
 	// token is for below it.
-	TokenPath = "/auth/token"
+	TokenPath = "/auth/token" // #nosec G101 -- a path
 
 	sealedDots = 4 // in a token of the gate: a JWE
 	issuedDots = 2 // in a token of an issuer: a JWT
@@ -192,6 +192,9 @@ func (a *Access) token(r *http.Request) (raw string, life time.Duration, err err
 	}
 	now := a.Now()
 	of := token{Expires: now.Add(tokenLife).Unix()}
+	if _, err := shown(r); err != nil {
+		return "", 0, err
+	}
 	username, password, given := r.BasicAuth()
 	switch {
 	case a.Upstreams[registry] != nil:

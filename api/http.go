@@ -124,7 +124,11 @@ func (h HTTP) image(ctx context.Context, r *http.Request) (*Image, error) {
 	}
 	// The input shows no other client: what the rules read of one is part of
 	// the verdict's key, and the rest is never recorded.
-	return h.Image(ctx, gate.Request{Reference: ref, Client: client, Fresh: fresh})
+	image, err := h.Image(ctx, gate.Request{Reference: ref, Client: client, Fresh: fresh})
+	if err == nil && !h.Operator {
+		h.withhold(r, ref, image)
+	}
+	return image, err
 }
 
 func (h HTTP) source(ctx context.Context, r *http.Request) (any, error) {

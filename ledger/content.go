@@ -164,6 +164,7 @@ func (l *Ledger) someChains(ctx context.Context, chains []digest.Digest) ([]Chai
 	for i, c := range chains {
 		args[i] = c
 	}
+	// #nosec G202 -- placeholders alone
 	rows, err := l.read.QueryContext(ctx, `SELECT chain, depth, name, digest FROM chains
 		WHERE chain IN (?`+strings.Repeat(", ?", len(chains)-1)+`) ORDER BY depth DESC, name, digest LIMIT 64`, args...)
 	if err != nil {

@@ -9,10 +9,13 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,6 +37,7 @@ import (
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/policy"
 	"github.com/trustgate/trustgate/proxy"
+	"github.com/trustgate/trustgate/upstream"
 )
 
 // attempt is one try to get past the gate. It shares registry and gate with the
@@ -79,6 +83,8 @@ func TestBypass(t *testing.T) {
 		{"digests in a form that is not canonical", digestForms},
 		{"the sha512 digest of a blocked manifest", sha512OfBlocked},
 		{"a namespace that is not listed", unlistedNamespace},
+		{"a token server elsewhere that asks for credentials", realmElsewhere},
+		{"a redirect elsewhere that carries credentials along", redirectElsewhere},
 		{"paths that mean two things", pathTricks},
 		{"an image among the referrers of a blocked subject", hiddenAmongReferrers},
 		{"an image in the tag of a blocked subject's referrers", hiddenInReferrersTag},
@@ -667,6 +673,94 @@ func unlistedNamespace(t *testing.T, a *attempt) {
 	a.f.get("/v2/namespaced/manifests/1?%zz").refused(http.StatusBadRequest, "NAME_INVALID")
 	if n := a.Upstream.Count(""); n != 0 || dialled.Load() != 0 {
 		t.Errorf("the upstream was asked %d times, another address %d times", n, dialled.Load())
+	}
+}
+
+// credentialed is a gate with a password for its upstream, and a server elsewhere
+// with what that is shown.
+func credentialed(a *attempt) (f *front, elsewhere *httptest.Server, shown func() []string) {
+	a.Helper()
+	var mu sync.Mutex
+	var headers []string
+	elsewhere = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		body, _ := io.ReadAll(r.Body)
+		headers = append(headers, strings.Join(r.Header.Values("Authorization"), " ")+string(body)+r.URL.RawQuery)
+		_, _ = io.WriteString(w, `{"token":"a"}`)
+	}))
+	a.Cleanup(elsewhere.Close)
+	password := filepath.Join(a.TempDir(), "password")
+	a.Must(os.WriteFile(password, []byte("hunter2"), 0o600))
+	up, err := upstream.New(upstream.Options{
+		Registry: a.Registry.Addr, URL: "http://" + a.Registry.Addr, Insecure: true,
+		Credentials: upstream.Credentials{Username: "gate", PasswordFile: password},
+	})
+	a.Must(err)
+	a.Cleanup(up.Close)
+	s := stage.New(a)
+	g := s.Gate(stage.Options{})
+	for i := range g.Routes {
+		g.Routes[i].Upstream = up
+	}
+	f = serve(s, "HTTP/1.1", handlerFor(s, g))
+	return f, elsewhere, func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return headers
+	}
+}
+
+// https://github.com/advisories/GHSA-742w-89gc-8m9c (CVE-2020-15157)
+func realmElsewhere(t *testing.T, a *attempt) {
+	f, elsewhere, shown := credentialed(a)
+	_, port, err := net.SplitHostPort(elsewhere.Listener.Addr().String())
+	a.Must(err)
+	// The upstream is 127.0.0.1 itself, on whose other ports a token server may be.
+	for _, realm := range []string{"http://localhost:" + port, "http://[::ffff:127.0.0.1]:" + port, "http://127.0.0.2:" + port, "http://gate:hunter2@localhost:" + port} {
+		a.Upstream.Interpose(func(http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm=%q,service="a"`, realm+"/token"))
+				w.WriteHeader(http.StatusUnauthorized)
+			})
+		})
+		for _, path := range []string{f.path("app", "manifests", "1"), f.path("app", "tags", "list")} {
+			if answer := f.get(path); answer.StatusCode < 400 {
+				t.Errorf("%s: %s", realm, answer.Status)
+			}
+		}
+	}
+	for _, s := range shown() {
+		if strings.Contains(s, "hunter2") || strings.Contains(s, "Basic ") {
+			t.Errorf("it was shown %q", s)
+		}
+	}
+}
+
+func redirectElsewhere(t *testing.T, a *attempt) {
+	f, elsewhere, shown := credentialed(a)
+	a.Upstream.Interpose(func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if _, _, logged := r.BasicAuth(); !logged {
+				w.Header().Set("WWW-Authenticate", `Basic realm="a"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			http.Redirect(w, r, elsewhere.URL+r.URL.Path, http.StatusTemporaryRedirect)
+		})
+	})
+	for _, path := range []string{f.path("app", "manifests", "1"), f.path("app", "tags", "list")} {
+		if answer := f.get(path); strings.Contains(path, "manifests") && answer.StatusCode < 400 {
+			t.Errorf("%s: %s", path, answer.Status)
+		}
+	}
+	if len(shown()) == 0 {
+		t.Error("it was not followed, which then says nothing")
+	}
+	for _, s := range shown() {
+		if s != "" {
+			t.Errorf("it was shown %q", s)
+		}
 	}
 }
 

@@ -54,7 +54,7 @@ func (b BuildKit) Build(ctx context.Context, r *Recipe, folder string, rewriteTi
 	// The defaults of an image that is pushed, without provenance, which would
 	// add an index.
 	args = append(args, "--output", fmt.Sprintf("type=oci,tar=false,dest=%s,oci-mediatypes=true,rewrite-timestamp=%t", folder, rewriteTimestamps))
-	cmd := exec.CommandContext(ctx, program, args...)
+	cmd := exec.CommandContext(ctx, program, args...) // #nosec G204 -- the operator names the program; no shell reads the arguments
 	cmd.WaitDelay = 5 * time.Second
 	var said tail
 	cmd.Stdout, cmd.Stderr = &said, &said

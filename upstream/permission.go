@@ -3,7 +3,10 @@ package upstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+
+	"github.com/trustgate/trustgate/oci"
 )
 
 // Object is what somebody wants of a repository.
@@ -16,6 +19,11 @@ type Object struct {
 // credentials belong to. The error matches ErrUnauthorized or oci.ErrNotFound
 // where it would not: some registries do not tell one from the other.
 func (p *Repository) Permits(ctx context.Context, o Object) error {
+	// The name comes from whoever asks: it must not lead anywhere else below the
+	// registry, which may let them read that.
+	if err := p.checkObject(o); err != nil {
+		return err
+	}
 	ctx, done, err := p.registry.begin(ctx)
 	if err != nil {
 		return err
@@ -38,6 +46,20 @@ func (p *Repository) Permits(ctx context.Context, o Object) error {
 		return c.answered(ctx, resp)
 	}
 	return nil
+}
+
+func (p *Repository) checkObject(o Object) (err error) {
+	switch o.Kind {
+	case "manifests":
+		_, _, err = p.parse(o.Name)
+	case "blobs":
+		_, err = oci.ParseDigest(o.Name)
+	default:
+		if o != (Object{Kind: "tags", Name: "list"}) {
+			err = fmt.Errorf("%w: %q is nothing to read of a repository", oci.ErrReference, o)
+		}
+	}
+	return err
 }
 
 // ChecksLogins says whether these credentials were asked for and found good: the

@@ -199,7 +199,7 @@ func (u *setup) openAccess(key []byte) (*access.Access, error) {
 				return nil, fmt.Errorf("there is no certificate in %s", i.CA)
 			}
 			transport := http.DefaultTransport.(*http.Transport).Clone()
-			transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+			transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 			issuer.Client = &http.Client{Transport: transport}
 		}
 		o.Issuers = append(o.Issuers, issuer)
