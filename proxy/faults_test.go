@@ -7,7 +7,6 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,7 +23,7 @@ import (
 // that believes nothing: one that the gate has never seen, one of which it has
 // only the manifest, and one that it has whole and whose verdict has expired.
 // Then the fault goes away, and all three must be pulled whole from the same
-// gate, by nobody's hand.
+// gate, without anybody's doing.
 //
 // The disk, the ledger, damage at rest and kill -9 are in e2e, with the real
 // program; patience with registries, second by second, in upstream.
@@ -163,58 +162,85 @@ const (
 
 func TestFaults(t *testing.T) {
 	t.Parallel()
-	// All at once, however few processors there are: they wait most of the time.
-	var all sync.WaitGroup
-	defer all.Wait()
+	var patient, impatient []fault
 	for _, f := range faults {
-		all.Go(func() { t.Run(f.name, f.test) })
+		if f.layer.status == givenUp {
+			impatient = append(impatient, f) // such a fault uses up the gate's deadline
+		} else {
+			patient = append(patient, f)
+		}
+	}
+	// One gate lives through all of them, one after the other.
+	for deadline, list := range map[time.Duration][]fault{15 * time.Second: patient, 2 * time.Second: impatient} {
+		t.Run("with a deadline of "+deadline.String(), func(t *testing.T) {
+			t.Parallel()
+			s := raise(t, deadline, list)
+			for _, f := range list {
+				t.Run(f.name, func(t *testing.T) { f.test(s.in(t, f)) })
+			}
+		})
 	}
 }
 
-func (f fault) test(t *testing.T) {
-	patience, deadline := 20*time.Second, 15*time.Second
-	if f.layer.status == givenUp {
-		patience, deadline = time.Second, 3*time.Second // which such a fault uses up
-	}
-	s := raise(t, deadline)
-	s.manifest("begun").served(s.images["begun"].Digest)
+func (f fault) test(s *scene) {
+	s.expect("before, the manifest", s.pulled("begun"), seen{http.StatusOK, ""})
 	s.expect("before", s.whole("known"), seen{http.StatusOK, ""})
-	s.Pass(time.Hour) // tags and verdicts are past their terms
+	s.stage.Pass(time.Hour) // tags and verdicts are past their terms
 
+	patience := 20 * time.Second
+	if f.layer.status == givenUp {
+		patience = time.Second
+	}
 	f.begin(s)
 	s.expect("an image that was never pulled", s.pulled("unknown"), f.unknown)
 	s.expect("a layer", s.layer("begun", patience), f.layer)
 	s.expect("an image that was pulled before", s.whole("known"), f.known)
 
-	s.Upstream.Interpose(nil)
+	s.stage.Upstream.Interpose(nil)
 	resolves(s.host(), dnsmessage.RCodeSuccess)
 	if f.heal != nil {
 		f.heal(s)
 	}
-	s.Pass(time.Minute) // blocks are looked at again
-	for name := range s.images {
+	s.stage.Pass(time.Minute) // blocks are looked at again
+	for _, name := range three {
 		s.expect("afterwards, "+name, s.whole(name), seen{http.StatusOK, ""})
 	}
 }
 
 // scene is a gate whose registry lies behind a wire.
 type scene struct {
-	*stage.Stage
+	testing.TB
+	stage  *stage.Stage
 	door   *front
 	wire   *wire
-	images map[string]*shipyard.Image
+	images map[string]*shipyard.Image // by the fault and one of three
+	fault  string
 }
 
-func raise(t *testing.T, deadline time.Duration) *scene {
+// three are the images that are pulled under each fault.
+var three = []string{"unknown", "begun", "known"}
+
+func raise(t *testing.T, deadline time.Duration, list []fault) *scene {
 	t.Helper()
-	s := &scene{Stage: stage.New(t), images: map[string]*shipyard.Image{}}
-	s.wire = lay(s.Stage)
-	for i, name := range []string{"unknown", "begun", "known"} {
-		s.images[name], _ = carrying(s.Stage, name, noise(300<<10, byte(100+i)))
+	s := &scene{TB: t, stage: stage.New(t), images: map[string]*shipyard.Image{}}
+	s.wire = lay(s.stage)
+	for i, f := range list {
+		for k, name := range three {
+			s.images[f.name+" "+name], _ = carrying(s.stage, "faults/"+strconv.Itoa(i)+"/"+name, noise(100<<10, byte(100+3*i+k)))
+		}
 	}
-	s.door = serve(s.Stage, "HTTP/1.1", handlerFor(s.Stage, s.Gate(stage.Options{Through: s.wire.name, Deadline: deadline})))
+	s.door = serve(s.stage, "HTTP/1.1", handlerFor(s.stage, s.stage.Gate(stage.Options{Through: s.wire.name, Deadline: deadline})))
 	return s
 }
+
+// in is the scene for the subtest of a fault.
+func (s *scene) in(t *testing.T, f fault) *scene {
+	inner := *s
+	inner.TB, inner.fault = t, f.name
+	return &inner
+}
+
+func (s *scene) image(name string) *shipyard.Image { return s.images[s.fault+" "+name] }
 
 func (s *scene) host() string {
 	host, _, _ := strings.Cut(s.wire.name, ":")
@@ -232,7 +258,7 @@ type interference func(registry http.Handler, w http.ResponseWriter, r *http.Req
 
 // between puts a fault in front of the registry.
 func (s *scene) between(which func(*http.Request) bool, fault interference) {
-	s.Upstream.Interpose(func(registry http.Handler) http.Handler {
+	s.stage.Upstream.Interpose(func(registry http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if !which(r) {
 				registry.ServeHTTP(w, r)
@@ -334,33 +360,32 @@ func guarded(fault interference) interference {
 	}
 }
 
-func (s *scene) manifest(name string) *answer {
-	return s.door.get(s.door.path(name, "manifests", "1"))
-}
-
 // pulled is what a client gets for the manifest.
 func (s *scene) pulled(name string) seen {
 	s.Helper()
-	return s.ask(s.door.path(name, "manifests", "1"), s.images[name].Digest, 20*time.Second)
+	of := s.image(name)
+	return s.ask(s.door.path(of.Repository, "manifests", "1"), of.Digest, 20*time.Second)
 }
 
 // layer is what it gets for the layer of a manifest that it has.
 func (s *scene) layer(name string, patience time.Duration) seen {
 	s.Helper()
-	_, layers := digests(s.Stage, s.images[name].Content)
-	return s.ask(s.door.path(name, "blobs", layers[0].String()), layers[0], patience)
+	of := s.image(name)
+	_, layers := digests(s.stage, of.Content)
+	return s.ask(s.door.path(of.Repository, "blobs", layers[0].String()), layers[0], patience)
 }
 
 // whole is a pull of all of an image, up to what fails first.
 func (s *scene) whole(name string) seen {
 	s.Helper()
 	got := s.pulled(name)
-	config, layers := digests(s.Stage, s.images[name].Content)
+	of := s.image(name)
+	config, layers := digests(s.stage, of.Content)
 	for _, d := range append(layers, config) {
 		if got.status != http.StatusOK {
 			break
 		}
-		got = s.ask(s.door.path(name, "blobs", d.String()), d, 20*time.Second)
+		got = s.ask(s.door.path(of.Repository, "blobs", d.String()), d, 20*time.Second)
 	}
 	return got
 }
@@ -372,12 +397,16 @@ func (s *scene) ask(path string, d digest.Digest, patience time.Duration) seen {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.door.base+path, nil)
-	s.Must(err)
+	if err != nil {
+		s.Fatal(err)
+	}
 	resp, err := s.door.client.Do(req)
 	if ctx.Err() != nil {
 		return seen{givenUp, ""}
 	}
-	s.Must(err)
+	if err != nil {
+		s.Fatal(err)
+	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	switch {
@@ -393,7 +422,7 @@ func (s *scene) ask(path string, d digest.Digest, patience time.Duration) seen {
 		}
 		return seen{http.StatusOK, ""}
 	}
-	a := &answer{TB: s.TB, Response: resp, body: body}
+	a := &answer{TB: s, Response: resp, body: body}
 	code := map[int]string{http.StatusBadGateway: "MANIFEST_INVALID"}[resp.StatusCode]
 	if code == "" {
 		code = "DENIED"
