@@ -171,7 +171,7 @@ func TestFaults(t *testing.T) {
 		}
 	}
 	// One gate lives through all of them, one after the other.
-	for deadline, list := range map[time.Duration][]fault{15 * time.Second: patient, 2 * time.Second: impatient} {
+	for deadline, list := range map[time.Duration][]fault{15 * time.Second: patient, 4 * time.Second: impatient} {
 		t.Run("with a deadline of "+deadline.String(), func(t *testing.T) {
 			t.Parallel()
 			s := raise(t, deadline, list)
@@ -203,7 +203,14 @@ func (f fault) test(s *scene) {
 	}
 	s.stage.Pass(time.Minute) // blocks are looked at again
 	for _, name := range three {
-		s.expect("afterwards, "+name, s.whole(name), seen{http.StatusOK, ""})
+		got := s.whole(name)
+		for tries := 0; got.status != http.StatusOK && f.layer.status == givenUp && tries < 5; tries++ {
+			// A short deadline on a busy machine is a fault of its own, which
+			// clients get over in the same way: they ask again.
+			s.stage.Pass(time.Minute)
+			got = s.whole(name)
+		}
+		s.expect("afterwards, "+name, got, seen{http.StatusOK, ""})
 	}
 }
 
