@@ -171,7 +171,7 @@ func TestFaults(t *testing.T) {
 		}
 	}
 	// One gate lives through all of them, one after the other.
-	for deadline, list := range map[time.Duration][]fault{15 * time.Second: patient, 4 * time.Second: impatient} {
+	for deadline, list := range map[time.Duration][]fault{15 * time.Second: patient, 6 * time.Second: impatient} {
 		t.Run("with a deadline of "+deadline.String(), func(t *testing.T) {
 			t.Parallel()
 			s := raise(t, deadline, list)

@@ -194,6 +194,9 @@ func (k checker) clients() {
 	if slices.Contains(c.Push, access.Anybody) {
 		k.config.Warnings = append(k.config.Warnings, fmt.Sprintf("clients.push: anybody who reaches %s can push and delete where routes let", k.config.Listen))
 	}
+	if i := slices.IndexFunc(k.config.Routes, func(r Route) bool { return r.Clients == "upstream" }); own && i >= 0 {
+		k.config.Warnings = append(k.config.Warnings, fmt.Sprintf("routes[%d].clients: clients may show %s the password that they have for this gate; give its own users another gate or another Host", i, k.config.Routes[i].Registry))
+	}
 	asks := own || slices.ContainsFunc(k.config.Routes, func(r Route) bool { return r.Clients == "upstream" })
 	if asks && k.config.TLS == nil && !strings.HasPrefix(c.URL, "https:") {
 		k.config.Warnings = append(k.config.Warnings, "clients: passwords and tokens cross the network unencrypted; add tls, or say by url that TLS ends before the gate")
