@@ -178,6 +178,30 @@ func TestSignedGitTag(t *testing.T) {
 	}
 }
 
+// TestDockerfileOutOfGit: provenance that carries no Dockerfile says at which
+// revision it is.
+func TestDockerfileOutOfGit(t *testing.T) {
+	needRoot(t)
+	source := the.commit(t, "gittag/buildah", fromScratch(t))
+	built := the.pushSigned(t, the.buildah(t, the.apps, "gittag/buildah"))
+	the.attest(t, built, the.handWritten(t, source), the.bundle())
+	g := startGate(t, gateOptions{Git: true})
+	if got, want := string(g.trustgateRun(t, "source", "--dockerfile", built.String()).ok(t).stdout), fromScratch(t)["Dockerfile"]; got != want {
+		t.Errorf("the Dockerfile is %q, want %q", got, want)
+	}
+	var sources []struct {
+		Verified   bool
+		Dockerfile struct{ Path, Via string }
+	}
+	_, body := get(t, http.MethodGet, "http://"+g.addr+"/api/v1/source?image="+built.String())
+	if err := json.Unmarshal(body, &sources); err != nil || len(sources) != 1 {
+		t.Fatalf("%v: %s", err, body)
+	}
+	if s := sources[0]; !s.Verified || s.Dockerfile.Path != "Dockerfile" || s.Dockerfile.Via != "git" {
+		t.Errorf("the source is %s", body)
+	}
+}
+
 // TestReproduce has BuildKit build two images again: one that is the same bit for
 // bit, and one into which somebody put the date.
 func TestReproduce(t *testing.T) {
