@@ -1,0 +1,382 @@
+// Package replay says what another policy would have decided about what was
+// judged before.
+//
+// It looks back and changes nothing: no verdict, no record, no memory of the gate.
+// It must never reach an upstream, so what a policy would have to ask anew, such
+// as a verdict on a parent, is taken as it was recorded.
+package replay
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/trustgate/trustgate/gate"
+	"github.com/trustgate/trustgate/ledger"
+	"github.com/trustgate/trustgate/oci"
+	"github.com/trustgate/trustgate/policy"
+)
+
+// Ledger is where the past is.
+type Ledger interface {
+	Since(ctx context.Context, since time.Time, visit func(ledger.Past) error) error
+	InputOf(ctx context.Context, d digest.Digest) ([]byte, error)
+	Pulls(ctx context.Context, id string) ([]ledger.Pulls, error)
+}
+
+// Judge decides about one input document.
+type Judge interface {
+	Decide(ctx context.Context, input *policy.Input) (policy.Decision, error)
+}
+
+// Options narrow a replay.
+type Options struct {
+	Since time.Time
+	// At is when the other policy judges: rules that take effect later do not
+	// count before.
+	At time.Time
+	// Progress is told how many of how many documents have been judged.
+	Progress func(done, all int)
+}
+
+// Report is what would be different.
+type Report struct {
+	Judgements int    `json:"judgements"` // that were looked at
+	Inputs     int    `json:"inputs"`     // different documents among them
+	Pulls      int64  `json:"pulls"`      // under those judgements
+	Changes    Groups `json:"changes"`
+	// NotJudged are inputs that the policy failed on; they count as blocked, as
+	// they would at a pull. Unreadable are those that could not be read back.
+	NotJudged  int `json:"not_judged"`
+	Unreadable int `json:"unreadable"`
+}
+
+// Groups are the changes by what becomes of the image.
+type Groups struct {
+	Blocked   Group `json:"newly_blocked"`
+	Annotated Group `json:"newly_annotated"` // that were served without
+	Served    Group `json:"newly_served"`    // that were blocked
+}
+
+// Group is what changes in one way.
+type Group struct {
+	Images       []Change `json:"images"` // most pulled first
+	Pulls        int64    `json:"pulls"`
+	ByRule       []Count  `json:"by_rule"`
+	ByRepository []Count  `json:"by_repository"`
+	ByClient     []Count  `json:"by_client"`
+}
+
+// Change is one image whose verdict would be another.
+type Change struct {
+	Reference string          `json:"reference"`
+	Digest    digest.Digest   `json:"digest"`
+	Decision  string          `json:"decision"` // the newest about it
+	Was       policy.Action   `json:"was"`
+	Now       policy.Action   `json:"now"`
+	Reasons   []policy.Reason `json:"reasons"` // what makes the difference: the new findings, or those that fall away
+	Pulls     int64           `json:"pulls"`
+
+	clients map[string]int64
+}
+
+// Count is how much one rule, repository or client has to do with a group.
+type Count struct {
+	Name   string `json:"name"`
+	Images int    `json:"images"`
+	Pulls  int64  `json:"pulls"`
+}
+
+// Run judges every recorded input again. An index has no input of its own: it is
+// what its images would be.
+func Run(ctx context.Context, from Ledger, judge Judge, o Options) (*Report, error) {
+	var past []ledger.Past
+	report := &Report{}
+	order := []digest.Digest{}
+	decisions := map[digest.Digest]*outcome{}
+	err := from.Since(ctx, o.Since, func(p ledger.Past) error {
+		report.Judgements++
+		report.Pulls += p.Pulls
+		past = append(past, p)
+		if decisions[p.Input] == nil {
+			decisions[p.Input] = &outcome{}
+			order = append(order, p.Input)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	report.Inputs = len(order)
+	if err := judgeAll(ctx, from, judge, o, order, decisions); err != nil {
+		return nil, err
+	}
+	for _, d := range order {
+		if decisions[d].failed {
+			report.NotJudged++
+		}
+		if decisions[d].unreadable {
+			report.Unreadable++
+		}
+	}
+	return report, report.compare(ctx, from, past, decisions)
+}
+
+// outcome is what the other policy makes of one input.
+type outcome struct {
+	policy.Decision
+	index      bool
+	failed     bool
+	unreadable bool
+}
+
+func judgeAll(ctx context.Context, from Ledger, judge Judge, o Options, order []digest.Digest, into map[digest.Digest]*outcome) error {
+	workers, ctx := errgroup.WithContext(ctx)
+	var next, done atomic.Int64
+	var telling sync.Mutex
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() error {
+			for {
+				i := next.Add(1) - 1
+				if i >= int64(len(order)) {
+					return nil
+				}
+				if err := ctx.Err(); err != nil {
+					return context.Cause(ctx)
+				}
+				one := into[order[i]]
+				if err := one.judge(ctx, from, judge, o.At, order[i]); err != nil {
+					return err
+				}
+				if n := done.Add(1); o.Progress != nil {
+					telling.Lock()
+					o.Progress(int(n), len(order))
+					telling.Unlock()
+				}
+			}
+		})
+	}
+	return workers.Wait()
+}
+
+func (one *outcome) judge(ctx context.Context, from Ledger, judge Judge, at time.Time, d digest.Digest) error {
+	raw, err := from.InputOf(ctx, d)
+	if errors.Is(err, oci.ErrNotFound) {
+		one.unreadable = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var input policy.Input
+	if err := json.Unmarshal(raw, &input); err != nil {
+		one.unreadable = true // it was written by another version
+		return nil
+	}
+	if input.Image.Kind == string(oci.KindIndex) {
+		one.index = true
+		return nil
+	}
+	input.Request.Time = at
+	one.Decision, err = judge.Decide(ctx, &input)
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		one.failed = true // and the decision is a block
+	}
+	return nil
+}
+
+// compare sums up what is different, once for each image under each name.
+func (r *Report) compare(ctx context.Context, from Ledger, past []ledger.Past, decisions map[digest.Digest]*outcome) error {
+	byID := map[string]*outcome{}
+	for _, p := range past {
+		byID[p.ID] = decisions[p.Input]
+	}
+	type image struct {
+		name, tag string
+		digest    digest.Digest
+	}
+	changes := map[image]*Change{}
+	groups := map[*Change]*Group{}
+	for _, p := range past { // oldest first: the newest has the say
+		key := image{p.Name, p.Tag, p.Digest}
+		now, known := decide(p, byID)
+		if !known {
+			continue
+		}
+		before := changes[key]
+		group := r.group(policy.Action(p.Action), now.Action)
+		if group == nil {
+			delete(groups, before)
+			delete(changes, key)
+			continue
+		}
+		c := &Change{
+			Reference: reference(p), Digest: p.Digest, Decision: p.ID, Was: policy.Action(p.Action), Now: now.Action,
+			Reasons: telling(now.Reasons, now.Action), Pulls: p.Pulls, clients: map[string]int64{},
+		}
+		if c.Was == policy.Block {
+			var was []policy.Reason
+			if err := json.Unmarshal(p.Reasons, &was); err != nil {
+				return fmt.Errorf("reading decision %s: %w", p.ID, err)
+			}
+			c.Reasons = telling(was, policy.Block)
+		}
+		if before != nil {
+			c.Pulls += before.Pulls
+			c.clients = before.clients
+			delete(groups, before)
+		}
+		changes[key], groups[c] = c, group
+		if p.Pulls > 0 {
+			pulls, err := from.Pulls(ctx, p.ID)
+			if err != nil {
+				return err
+			}
+			for _, one := range pulls {
+				c.clients[one.Client] += one.Count
+			}
+		}
+	}
+	for c, group := range groups {
+		group.Images = append(group.Images, *c)
+		group.Pulls += c.Pulls
+	}
+	for _, group := range []*Group{&r.Changes.Blocked, &r.Changes.Annotated, &r.Changes.Served} {
+		group.sum()
+	}
+	return nil
+}
+
+// decide is what becomes of one judgement. What an index was judged by may not be
+// among what is looked at.
+func decide(p ledger.Past, byID map[string]*outcome) (policy.Decision, bool) {
+	one := byID[p.ID]
+	if one.unreadable {
+		return policy.Decision{}, false
+	}
+	if !one.index {
+		return one.Decision, true
+	}
+	var known gate.Detail
+	if err := json.Unmarshal(p.Detail, &known); err != nil || len(known.Children) == 0 {
+		return policy.Decision{}, false
+	}
+	sum := policy.Decision{Action: policy.Serve}
+	blocked := 0
+	for _, child := range known.Children {
+		judged := byID[child.Decision]
+		if judged == nil || judged.unreadable {
+			return policy.Decision{}, false
+		}
+		if judged.Action != policy.Serve {
+			sum.Action = policy.Annotate
+			sum.Reasons = append(sum.Reasons, judged.Reasons...)
+		}
+		if judged.Action == policy.Block {
+			blocked++
+		}
+	}
+	if blocked == len(known.Children) {
+		sum.Action = policy.Block
+	}
+	return sum, true
+}
+
+func (r *Report) group(was, now policy.Action) *Group {
+	switch {
+	case was != policy.Block && now == policy.Block:
+		return &r.Changes.Blocked
+	case was == policy.Block && now != policy.Block:
+		return &r.Changes.Served
+	case was == policy.Serve && now == policy.Annotate:
+		return &r.Changes.Annotated
+	}
+	return nil
+}
+
+// telling are the findings that made a decision what it is.
+func telling(reasons []policy.Reason, action policy.Action) []policy.Reason {
+	list := []policy.Reason{}
+	seen := map[string]bool{}
+	for _, r := range reasons {
+		if r.Effect == action && !seen[r.Code+r.Msg] {
+			seen[r.Code+r.Msg] = true
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+func reference(p ledger.Past) string {
+	if p.Tag != "" {
+		return p.Name + ":" + p.Tag
+	}
+	return p.Name + "@" + p.Digest.String()
+}
+
+func (g *Group) sum() {
+	slices.SortFunc(g.Images, func(a, b Change) int {
+		return cmp.Or(cmp.Compare(b.Pulls, a.Pulls), cmp.Compare(a.Reference, b.Reference), cmp.Compare(a.Digest, b.Digest))
+	})
+	if g.Images == nil {
+		g.Images = []Change{}
+	}
+	rules, repositories, clients := counts{}, counts{}, counts{}
+	for _, c := range g.Images {
+		codes := map[string]bool{}
+		for _, reason := range c.Reasons {
+			codes[reason.Code] = true
+		}
+		for code := range codes {
+			rules.add(code, c.Pulls)
+		}
+		ref, err := oci.ParseReference(c.Reference)
+		if err == nil {
+			repositories.add(ref.Name(), c.Pulls)
+		}
+		for client, pulls := range c.clients {
+			clients.add(client, pulls)
+		}
+	}
+	g.ByRule, g.ByRepository, g.ByClient = rules.list(), repositories.list(), clients.list()
+}
+
+type counts map[string]*Count
+
+func (c counts) add(name string, pulls int64) {
+	if c[name] == nil {
+		c[name] = &Count{Name: name}
+	}
+	c[name].Images++
+	c[name].Pulls += pulls
+}
+
+func (c counts) list() []Count {
+	list := []Count{}
+	for _, one := range c {
+		list = append(list, *one)
+	}
+	slices.SortFunc(list, func(a, b Count) int {
+		return cmp.Or(cmp.Compare(b.Pulls, a.Pulls), cmp.Compare(b.Images, a.Images), cmp.Compare(a.Name, b.Name))
+	})
+	return list
+}
+
+// Describe is the report in one line.
+func (r *Report) Describe() string {
+	return fmt.Sprintf("%d decisions over %d different inputs: %d images newly blocked, %d newly annotated, %d newly served",
+		r.Judgements, r.Inputs, len(r.Changes.Blocked.Images), len(r.Changes.Annotated.Images), len(r.Changes.Served.Images))
+}
