@@ -47,6 +47,9 @@ type Options struct {
 	// AllowNetwork gives rules http.send, net.lookup_ip_addr, opa.runtime and
 	// remote JSON schemas. They can then tell strangers what is pulled.
 	AllowNetwork bool
+	// Partial says that not all of the configured rules are loaded: settings and
+	// collections of the others are no mistakes.
+	Partial bool
 	// Deadline of one evaluation; 0 means 5 s.
 	Deadline time.Duration
 }
@@ -54,6 +57,7 @@ type Options struct {
 // Engine evaluates one set of rules. It is safe for concurrent use.
 type Engine struct {
 	query    rego.PreparedEvalQuery
+	compiled *compiled
 	rules    []Rule
 	fields   []string
 	revision string
@@ -63,7 +67,7 @@ type Engine struct {
 // Load reads, checks and compiles the rules. Its errors name file, line and
 // column; several are joined.
 func Load(ctx context.Context, o Options) (*Engine, error) {
-	c, err := compile(ctx, o, false)
+	c, err := compile(ctx, o, stages{})
 	if err != nil {
 		return nil, err
 	}
@@ -78,15 +82,12 @@ func Load(ctx context.Context, o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		query:    query,
+		compiled: c,
 		fields:   reachedFields(c.compiler.Modules),
 		revision: c.revision(o),
 		deadline: o.deadline(),
 	}
-	for _, r := range c.rules {
-		if r.Code != "" {
-			e.rules = append(e.rules, r)
-		}
-	}
+	e.rules = withCode(c.rules)
 	return e, nil
 }
 
@@ -106,16 +107,20 @@ type compiled struct {
 	store    storage.Store
 }
 
-func compile(ctx context.Context, o Options, tests bool) (*compiled, error) {
+// stages are what compiling does beside what every policy must pass.
+type stages struct {
+	tests  bool // parse the tests
+	strict bool // OPA's strict mode, and metadata at every rule of a team
+}
+
+// compile reports the mistakes of every stage that does not rest on one that failed.
+func compile(ctx context.Context, o Options, s stages) (*compiled, error) {
 	capabilities := capabilities(o.AllowNetwork)
-	m, err := read(o, capabilities, tests)
+	m, err := read(o, capabilities, s.tests)
 	if err != nil {
 		return nil, err
 	}
 	live := m.live()
-	if err := checkContract(live); err != nil {
-		return nil, err
-	}
 	c := &compiled{material: m}
 	modules := map[string]*ast.Module{}
 	packages := map[string]bool{} // whether each is a shipped one
@@ -125,19 +130,23 @@ func compile(ctx context.Context, o Options, tests bool) (*compiled, error) {
 			packages[name] = mod.shipped
 		}
 	}
-	if err := checkSettings(m.config, packages); err != nil {
-		return nil, err
-	}
+	failures := []error{checkContract(live), checkSettings(m.config, packages, o.Partial)}
 	if c.compiler, err = newCompiler(capabilities, m.data); err != nil {
 		return nil, err
 	}
+	c.compiler.WithStrict(s.strict).SetErrorLimit(0)
 	if c.compiler.Compile(modules); c.compiler.Failed() {
-		return nil, diagnose(c.compiler.Errors)
+		return nil, errors.Join(append(failures, diagnose(c.compiler.Errors))...)
 	}
 	if c.rules, err = readRules(c.compiler, live); err != nil {
-		return nil, err
+		failures = append(failures, err)
+	} else if !o.Partial {
+		failures = append(failures, checkCollections(o.Collections, c.rules))
 	}
-	if err := checkCollections(o.Collections, c.rules); err != nil {
+	if s.strict {
+		failures = append(failures, checkMetadata(c.compiler, live, c.rules))
+	}
+	if err := errors.Join(failures...); err != nil {
 		return nil, err
 	}
 	collections := []any{}
