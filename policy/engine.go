@@ -267,7 +267,48 @@ func cause(err error) string {
 	case errors.Is(err, context.Canceled):
 		return ": it was cancelled"
 	}
+	var failed *ruleError
+	if errors.As(err, &failed) {
+		return ": the rule " + failed.rule + " failed"
+	}
 	return ""
+}
+
+// ruleError is an error inside of a rule.
+type ruleError struct {
+	rule string // its code, or its name in full where it has none
+	err  error  // with file, line and column
+}
+
+func (e *ruleError) Error() string { return fmt.Sprintf("the rule %s failed: %v", e.rule, e.err) }
+func (e *ruleError) Unwrap() error { return e.err }
+
+// blame names the rule that an error of the evaluation lies in.
+func (e *Engine) blame(err error) error {
+	var running *topdown.Error
+	if !errors.As(err, &running) || running.Location == nil {
+		return fmt.Errorf("evaluating the rules: %w", diagnose(err))
+	}
+	m := e.compiled.compiler.Modules[running.Location.File]
+	if m == nil {
+		return fmt.Errorf("evaluating the rules: %w", diagnose(err))
+	}
+	var in *ast.Rule
+	for _, r := range m.Rules {
+		if r.Location.Row <= running.Location.Row && (in == nil || r.Location.Row >= in.Location.Row) {
+			in = r
+		}
+	}
+	if in == nil {
+		return fmt.Errorf("evaluating the rules: %w", diagnose(err))
+	}
+	name := dotted(in.Ref().GroundPrefix())
+	if own := ownAnnotations(inside(e.compiled.compiler.GetAnnotationSet().Chain(in))); own != nil {
+		if code, ok := own.Custom["code"].(string); ok {
+			name = code
+		}
+	}
+	return fmt.Errorf("evaluating the rules: %w", &ruleError{oneLine(name), diagnose(err)})
 }
 
 func (e *Engine) decide(ctx context.Context, input *Input) (_ Decision, err error) {
@@ -305,7 +346,7 @@ func (e *Engine) decide(ctx context.Context, input *Input) (_ Decision, err erro
 		if topdown.IsCancel(err) && ctx.Err() != nil {
 			return Decision{}, fmt.Errorf("evaluating the rules (deadline %s): %w", e.deadline, ctx.Err())
 		}
-		return Decision{}, fmt.Errorf("evaluating the rules: %w", diagnose(err))
+		return Decision{}, e.blame(err)
 	}
 	if len(results) != 1 || len(results[0].Expressions) != 1 {
 		return Decision{}, errors.New("data.trustgate.decision is undefined")

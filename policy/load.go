@@ -64,7 +64,7 @@ func read(o Options, capabilities *ast.Capabilities, tests bool) (*material, err
 	}
 	origin := map[string]string{} // of each key of config
 	for _, p := range o.Paths {
-		if err := m.readPath(p, origin); err != nil {
+		if err := m.readPath(p, origin, tests); err != nil {
 			return nil, fmt.Errorf("loading the policy %s: %w", p, err)
 		}
 	}
@@ -76,7 +76,7 @@ func read(o Options, capabilities *ast.Capabilities, tests bool) (*material, err
 	return m, m.parse(capabilities, tests)
 }
 
-func (m *material) readPath(name string, origin map[string]string) error {
+func (m *material) readPath(name string, origin map[string]string, tests bool) error {
 	info, err := os.Stat(name)
 	if err != nil {
 		return err
@@ -91,12 +91,26 @@ func (m *material) readPath(name string, origin map[string]string) error {
 		var raw []byte
 		if raw, err = readFile(os.DirFS(filepath.Dir(name)), filepath.Base(name), maxModule); err == nil {
 			m.add(name, raw, false)
+			err = m.readTestOf(name)
 		}
 	default:
 		err = errors.New("it is neither a folder, nor a .rego file, nor a bundle (.tar.gz)")
 	}
-	if err == nil && !slices.ContainsFunc(m.modules[before:], func(mod module) bool { return !mod.test }) {
+	if err == nil && !slices.ContainsFunc(m.modules[before:], func(mod module) bool { return tests || !mod.test }) {
 		err = errors.New("there are no rules in it (no .rego file that is not a test)")
+	}
+	return err
+}
+
+// readTestOf adds the test beside a file that is named by itself, if there is one.
+func (m *material) readTestOf(name string) error {
+	test := strings.TrimSuffix(name, ".rego") + "_test.rego"
+	raw, err := readFile(os.DirFS(filepath.Dir(test)), filepath.Base(test), maxModule)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		m.add(test, raw, false)
 	}
 	return err
 }
