@@ -151,3 +151,14 @@ func coverage(report cover.Report, judging map[string]*ast.Module) *Coverage {
 	}
 	return c
 }
+
+// Failed counts the tests that ran and did not pass.
+func (t *Tested) Failed() int {
+	failed := 0
+	for _, r := range t.Results {
+		if !r.Passed && !r.Skipped {
+			failed++
+		}
+	}
+	return failed
+}
