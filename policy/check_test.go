@@ -1,11 +1,16 @@
 package policy_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/trustgate/trustgate/policies"
 	"github.com/trustgate/trustgate/policy"
 )
 
@@ -132,6 +137,72 @@ test_x if acme.deny == {"x"} with input as f.with_changes({"/image/tag": "x"})
 	for _, line := range c.Files[0].Missed {
 		if line < 5 || line > 7 {
 			t.Errorf("it says that no test reaches line %d", line)
+		}
+	}
+}
+
+// Rules are compiled against the schema of the configuration, and it says what
+// loading says.
+func TestConfigSchema(t *testing.T) {
+	for rego, says := range map[string]string{
+		"some x in data.trustgate.config.exceptions\n\tx.ownr == \"me\"": "there is no x.ownr",
+		"data.trustgate.config.rules.vulnerability.max_agee == \"1d\"":   "did you mean max_age?",
+		"data.trustgate.config.rules.acme.anything == 1":                 "",
+		"data.trustgate.config.own.thing == 1":                           "",
+	} {
+		dir := write(t, map[string]string{"acme.rego": "package trustgate.policies.acme\n\ndeny contains \"no\" if {\n\t" + rego + "\n}\n"})
+		_, err := policy.Load(t.Context(), policy.Options{Builtin: true, Paths: []string{dir}})
+		if says == "" && err != nil || says != "" && (err == nil || !strings.Contains(err.Error(), says)) {
+			t.Errorf("%s: %v", rego, err)
+		}
+	}
+
+	schema := jsonschema.NewCompiler()
+	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(policies.ConfigSchema))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := schema.AddResource("config.json", document); err != nil {
+		t.Fatal(err)
+	}
+	compiled, err := schema.Compile("config.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for config, good := range map[string]bool{
+		`{}`: true,
+		`{"routes": {"a": {"mode": "audit", "errors": "block", "scopes": [{"repositories": ["x/*"], "mode": "annotate"}]}}}`: true,
+		`{"routes": {"a": {"mode": "shout"}}}`:                                                                                     false,
+		`{"routes": {"a": {"scopes": [{"mode": "audit"}]}}}`:                                                                       false,
+		`{"exceptions": [{"code": "a", "owner": "b", "reason": "c", "repository": "d/*", "expires": "2030-01-01"}]}`:               true,
+		`{"exceptions": [{"code": "a", "owner": "b", "reason": "c", "repository": "d/*", "expires": "2030-01-01", "until": "x"}]}`: false,
+		`{"exceptions": [{"owner": "b", "reason": "c", "repository": "d/*", "expires": "2030-01-01"}]}`:                            false,
+		`{"rules": {"signature": {"signers": ["a"]}}}`:                                                                             true,
+		`{"rules": {"signature": {"signers": [{"repositories": ["a"], "signers": ["b"]}]}}}`:                                       true,
+		`{"rules": {"signature": {"signers": []}}}`:                                                                                false,
+		`{"rules": {"signature": {"signer": ["a"]}}}`:                                                                              false,
+		`{"rules": {"source_tag": {"signers": ["a"]}}}`:                                                                            true,
+		`{"rules": {"reproduced": {"at_least": 0}}}`:                                                                               false,
+		`{"rules": {"reproduced": {"at_least": 3}}}`:                                                                               true,
+		`{"rules": {"packages": {"pending": "wait"}}}`:                                                                             false,
+		`{"rules": {"vulnerability": {"severity": "HIGH", "max_age": "36h"}}}`:                                                     true,
+		`{"rules": {"vulnerability": {"severity": "high"}}}`:                                                                       false,
+		`{"rules": {"vulnerability": {"max_age": 7}}}`:                                                                             false,
+		`{"own": {"x": 1}}`: true,
+	} {
+		document, err := jsonschema.UnmarshalJSON(strings.NewReader(config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var settings map[string]any
+		if err := json.Unmarshal([]byte(config), &settings); err != nil {
+			t.Fatal(err)
+		}
+		if err := compiled.Validate(document); (err == nil) != good {
+			t.Errorf("by the schema %s is: %v", config, err)
+		}
+		if _, err := policy.Load(t.Context(), policy.Options{Builtin: true, Config: settings}); (err == nil) != good {
+			t.Errorf("%s loads with: %v", config, err)
 		}
 	}
 }

@@ -175,6 +175,7 @@ func newCompiler(capabilities *ast.Capabilities, data map[string]any) (*ast.Comp
 	return ast.NewCompiler().
 		WithCapabilities(capabilities).
 		WithSchemas(schemas).
+		WithUseTypeCheckAnnotations(true).
 		WithPathConflictsCheck(func(path []string) (bool, error) { return holds(data, path), nil }), nil
 }
 
@@ -322,6 +323,10 @@ func (e *Engine) decide(ctx context.Context, input *Input) (_ Decision, err erro
 	}
 	if input.Image.Kind == "index" {
 		return Decision{}, errIndex
+	}
+	if err := ctx.Err(); err != nil {
+		// The evaluation could be over before it noticed.
+		return Decision{}, fmt.Errorf("evaluating the rules: %w", err)
 	}
 	raw, err := json.Marshal(input.document())
 	if err != nil {

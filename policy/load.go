@@ -62,6 +62,11 @@ func read(o Options, capabilities *ast.Capabilities, tests bool) (*material, err
 			return nil, err
 		}
 	}
+	schemas, err := configSchemas(o.Builtin)
+	if err != nil {
+		return nil, err
+	}
+	m.add("trustgate:policies/schema/config.rego", schemas, true)
 	origin := map[string]string{} // of each key of config
 	for _, p := range o.Paths {
 		if err := m.readPath(p, origin, tests); err != nil {
@@ -74,6 +79,46 @@ func read(o Options, capabilities *ast.Capabilities, tests bool) (*material, err
 		}
 	}
 	return m, m.parse(capabilities, tests)
+}
+
+// configSchemas is a module that binds every package below trustgate to what the
+// schema of the configuration says of each member that TrustGate knows. OPA takes an
+// object of which a schema names members for one that has no others, so the
+// objects that teams may add to are not bound as a whole. Without the shipped
+// rules their names below rules are free.
+func configSchemas(builtin bool) ([]byte, error) {
+	var schema struct {
+		Definitions any                       `json:"definitions"`
+		Properties  map[string]map[string]any `json:"properties"`
+	}
+	if err := util.UnmarshalJSON(policies.ConfigSchema, &schema); err != nil {
+		return nil, fmt.Errorf("reading the schema of the configuration: %w", err)
+	}
+	bound := map[string]map[string]any{}
+	for name, member := range schema.Properties {
+		if name != "rules" {
+			bound["data.trustgate.config."+name] = member
+			continue
+		}
+		rules, _ := member["properties"].(map[string]any)
+		for rule, settings := range rules {
+			if of, ok := settings.(map[string]any); ok && builtin {
+				bound["data.trustgate.config.rules."+rule] = of
+			}
+		}
+	}
+	var rego strings.Builder
+	rego.WriteString("# METADATA\n# scope: subpackages\n# schemas:\n")
+	for _, at := range slices.Sorted(maps.Keys(bound)) {
+		bound[at]["definitions"] = schema.Definitions
+		definition, err := json.Marshal(bound[at])
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(&rego, "# - %s: %s\n", at, definition)
+	}
+	rego.WriteString("package trustgate\n")
+	return []byte(rego.String()), nil
 }
 
 func (m *material) readPath(name string, origin map[string]string, tests bool) error {
