@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -47,28 +49,42 @@ func addSubject(c *cobra.Command, documents bool) *subject {
 
 var decisionIDs = regexp.MustCompile(`^tg-[a-z2-9]{12}$`)
 
-// input is the document to judge.
+// input is the document to judge. What is recorded leaves out the time, which the
+// decision has; what is looked at now is judged as of now.
 func (s *subject) input(c *cobra.Command, args []string) (*policy.Input, error) {
+	input, judged, err := s.look(c, args)
+	if err == nil && input.Request.Time.IsZero() {
+		input.Request.Time = judged
+	}
+	return input, err
+}
+
+func (s *subject) look(c *cobra.Command, args []string) (*policy.Input, time.Time, error) {
+	now := time.Now().UTC().Truncate(time.Second)
 	if len(args) == 0 {
-		return readDocument(c.InOrStdin(), *s.document)
+		input, err := readDocument(c.InOrStdin(), *s.document)
+		return input, now, err
 	}
 	if !decisionIDs.MatchString(args[0]) {
 		found, err := inspect(c, args[0], false)
 		if err != nil {
-			return nil, err
+			return nil, now, err
 		}
-		return s.pick(c.ErrOrStderr(), found)
+		input, err := s.pick(c.ErrOrStderr(), found)
+		return input, now, err
 	}
 	var input *policy.Input
+	var judged time.Time
 	err := withLedger(c, func(ctx context.Context, l *ledger.Ledger) error {
 		r, err := lookUp(ctx, l, args[0])
 		if err != nil {
 			return err
 		}
-		input, err = policy.ReadInput(strings.NewReader(string(r.Input)))
+		judged = r.JudgedAt
+		input, err = policy.ReadInput(bytes.NewReader(r.Input))
 		return err
 	})
-	return input, err
+	return input, judged, err
 }
 
 func readDocument(stdin io.Reader, name string) (*policy.Input, error) {
