@@ -17,3 +17,9 @@ var Files embed.FS
 //
 //go:embed schema/input.json
 var InputSchema []byte
+
+// ConfigSchema is the JSON schema, draft 07, of data.trustgate.config. Rules are
+// compiled against what it says of the members that TrustGate knows.
+//
+//go:embed schema/config.json
+var ConfigSchema []byte

@@ -3,11 +3,11 @@ package policies_test
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -15,37 +15,41 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/cover"
 	"github.com/open-policy-agent/opa/v1/format"
-	"github.com/open-policy-agent/opa/v1/storage/inmem"
-	"github.com/open-policy-agent/opa/v1/tester"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/trustgate/trustgate/policies"
 	"github.com/trustgate/trustgate/policy"
 )
 
-var update = flag.Bool("update", false, "write the table of codes in README.md")
-
 func TestRego(t *testing.T) {
-	results, err := policy.Test(t.Context(), policy.Options{Builtin: true}, policy.TestOptions{Shipped: true})
+	tested, err := policy.Test(t.Context(), policy.Options{Builtin: true}, policy.TestOptions{Shipped: true, Coverage: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range results {
+	for _, r := range tested.Results {
 		t.Run(r.Package+"."+r.Name, func(t *testing.T) {
 			if !r.Passed {
 				t.Errorf("%s:%d: %s", r.File, r.Line, r.Output)
 			}
 		})
 	}
-	tested := map[string]bool{}
-	for _, r := range results {
-		tested[r.Package] = true
+	packages := map[string]bool{}
+	for _, r := range tested.Results {
+		packages[r.Package] = true
 	}
 	for _, r := range shipped(t) {
-		if !tested["trustgate.policies."+r.Package+"_test"] {
+		if !packages["trustgate.policies."+r.Package+"_test"] {
 			t.Errorf("package %s has no tests", r.Package)
+		}
+	}
+	// A line that no test reaches could say anything.
+	if tested.Coverage.Percent != 100 || len(tested.Coverage.Files) < 10 {
+		t.Errorf("the tests reach %.1f %% of %d files", tested.Coverage.Percent, len(tested.Coverage.Files))
+	}
+	for _, f := range tested.Coverage.Files {
+		for _, line := range f.Missed {
+			t.Errorf("%s:%d: no test gets here", f.File, line)
 		}
 	}
 }
@@ -83,55 +87,6 @@ func TestRegoIsFormattedAndStrict(t *testing.T) {
 	}
 }
 
-// Each line of the rules is run by a test of its own: one that none reaches
-// could say anything.
-func TestRegoTestsReachEveryLine(t *testing.T) {
-	rules, all := map[string]*ast.Module{}, map[string]*ast.Module{}
-	err := fs.WalkDir(policies.Files, ".", func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		raw, err := fs.ReadFile(policies.Files, p)
-		if err != nil {
-			return err
-		}
-		all[p], err = ast.ParseModule(p, string(raw))
-		if !strings.HasSuffix(p, "_test.rego") {
-			rules[p] = all[p]
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	store := inmem.NewFromObject(map[string]any{"trustgate": map[string]any{
-		"config": map[string]any{}, "rules": map[string]any{}, "collections": []any{},
-	}})
-	txn, err := store.NewTransaction(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Abort(t.Context(), txn)
-	covered := cover.New()
-	results, err := tester.NewRunner().SetStore(store).SetModules(all).SetCoverageQueryTracer(covered).SetCoverageRuns([]cover.Kind{}).RunTests(t.Context(), txn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for r := range results {
-		if !r.Pass() {
-			t.Errorf("%s fails", r)
-		}
-	}
-	for file, report := range covered.Report(rules).Files {
-		if rules[file] == nil {
-			continue
-		}
-		for _, missed := range report.NotCovered {
-			t.Errorf("%s:%d: no test gets here", file, missed.Start.Row)
-		}
-	}
-}
-
 func shipped(t *testing.T) []policy.Rule {
 	t.Helper()
 	engine, err := policy.Load(t.Context(), policy.Options{Builtin: true})
@@ -149,19 +104,22 @@ func TestEveryShippedRuleIsDescribed(t *testing.T) {
 	}
 }
 
-// Who chose signed or trusted-builds gets no more rules without choosing more.
+// Who chose minimal or trusted-builds gets no more rules without choosing more.
+// signed is the name that minimal had first.
 func TestCollections(t *testing.T) {
 	got := map[string][]string{}
 	for _, r := range shipped(t) {
 		got[strings.Join(r.Collections, ", ")] = append(got[strings.Join(r.Collections, ", ")], r.Code)
 	}
 	want := map[string][]string{
-		"signed, trusted-builds": {"evidence.errors", "layers.foreign", "signature.missing", "signature.reference"},
-		"trusted-builds":         {"parents.unknown", "parents.untrusted", "provenance.builder", "provenance.missing", "source.unknown", "source.untrusted"},
-		"release-signed":         {"source.tag"},
-		"reproducible":           {"build.reproduced"},
-		"packages":               {"packages.failed", "packages.modified", "packages.pending", "packages.replaced", "packages.setuid"},
-		"vulnerabilities":        {"sbom.missing", "vulnerability.affected", "vulnerability.format", "vulnerability.missing", "vulnerability.scan"},
+		"minimal, signed, trusted-builds, slsa3": {"evidence.errors", "layers.foreign"},
+		"minimal, signed, trusted-builds":        {"signature.missing", "signature.reference"},
+		"trusted-builds, slsa3":                  {"provenance.builder", "provenance.missing", "source.unknown"},
+		"trusted-builds":                         {"parents.unknown", "parents.untrusted", "source.untrusted"},
+		"release-signed":                         {"source.tag"},
+		"reproducible":                           {"build.reproduced"},
+		"packages":                               {"packages.failed", "packages.modified", "packages.pending", "packages.replaced", "packages.setuid"},
+		"vulnerabilities":                        {"sbom.missing", "vulnerability.affected", "vulnerability.format", "vulnerability.missing", "vulnerability.scan"},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the collections are %v", got)
@@ -202,29 +160,107 @@ func TestCodesAndMetadataAgree(t *testing.T) {
 	}
 }
 
-func TestReadmeListsTheCodes(t *testing.T) {
-	var table strings.Builder
-	table.WriteString("| code | demands | when it fails | collections |\n| --- | --- | --- | --- |\n")
+// concerns are the shipped packages in the order in which a reader meets them.
+var concerns = []string{"signature", "provenance", "source", "parents", "evidence", "layers", "build", "packages", "sbom", "vulnerability"}
+
+var collectionNames = []string{"minimal", "signed", "trusted-builds", "slsa3", "release-signed", "reproducible", "packages", "vulnerabilities"}
+
+// TestRulesPage holds docs/rules.md to the rules' own metadata.
+// UPDATE_DOCS=1 go test ./policies writes it.
+func TestRulesPage(t *testing.T) {
+	page := filepath.Join("..", "docs", "rules.md")
+	var want strings.Builder
+	want.WriteString(`# The shipped rules
+
+This page is made of the rules' own metadata: ` + "`UPDATE_DOCS=1 go test ./policies`" + ` writes it.
+
+A rule judges when ` + "`policy.collections`" + ` names one of its collections; an empty list means all rules. ` + "`signed`" + ` is the first name of
+` + "`minimal`" + `. A **deny** blocks and a **warn** annotates, unless the mode of the scope, an exception or a date says otherwise.
+The code is what exceptions name and what blocked clients see.
+
+`)
+	byPackage := map[string][]policy.Rule{}
 	for _, r := range shipped(t) {
-		fmt.Fprintf(&table, "| `%s` | %s. %s | %s | %s |\n", r.Code, r.Title, r.Description, r.Solution, strings.Join(r.Collections, ", "))
+		byPackage[r.Package] = append(byPackage[r.Package], r)
 	}
-	raw, err := os.ReadFile("README.md")
+	collections := map[string][]string{}
+	for _, concern := range concerns {
+		for _, r := range byPackage[concern] {
+			for _, c := range r.Collections {
+				collections[c] = append(collections[c], "["+r.Code+"](#"+anchor(r.Code)+")")
+			}
+		}
+	}
+	want.WriteString("| collection | rules |\n| --- | --- |\n")
+	for _, c := range collectionNames {
+		if c != "signed" {
+			fmt.Fprintf(&want, "| `%s` | %s |\n", c, strings.Join(collections[c], ", "))
+		}
+		if collections[c] == nil {
+			t.Errorf("no rule is in the collection %s", c)
+		}
+		delete(collections, c)
+	}
+	for c := range collections {
+		t.Errorf("the page has no place for the collection %s", c)
+	}
+	for _, concern := range concerns {
+		about := described(t, concern)
+		fmt.Fprintf(&want, "\n## %s\n\n%s\n", about.Title, about.Description)
+		for _, r := range byPackage[concern] {
+			severity := r.Severity
+			if both[r.Code] {
+				severity = "deny or warn, as the configuration says"
+			}
+			fmt.Fprintf(&want, "\n### %s\n\n**%s.** %s\n\n- severity: %s", r.Code, r.Title, r.Description, severity)
+			if r.EffectiveOn != "" {
+				fmt.Fprintf(&want, "\n- blocks from: %s", r.EffectiveOn)
+			}
+			fmt.Fprintf(&want, "\n- collections: %s\n- what to do: %s\n", strings.Join(r.Collections, ", "), r.Solution)
+		}
+		delete(byPackage, concern)
+	}
+	for name := range byPackage {
+		t.Errorf("the page has no place for the package %s", name)
+	}
+	if os.Getenv("UPDATE_DOCS") != "" {
+		if err := os.WriteFile(page, []byte(want.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	raw, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, rest, ok := strings.Cut(string(raw), "<!-- codes -->\n")
-	_, after, ok2 := strings.Cut(rest, "<!-- /codes -->")
-	if !ok || !ok2 {
-		t.Fatal("README.md has lost the marks of its table")
+	if string(raw) != want.String() {
+		t.Error("docs/rules.md does not say what the rules' metadata say: UPDATE_DOCS=1 go test ./policies")
 	}
-	want := before + "<!-- codes -->\n" + table.String() + "<!-- /codes -->" + after
-	if *update {
-		if err := os.WriteFile("README.md", []byte(want), 0o644); err != nil {
-			t.Fatal(err)
+}
+
+// both are the codes that a deny and a warn report, by what the configuration says.
+var both = map[string]bool{"evidence.errors": true, "packages.pending": true}
+
+// anchor is the name that a heading gets where Markdown is shown.
+func anchor(heading string) string { return strings.ReplaceAll(strings.ToLower(heading), ".", "") }
+
+// described are the annotations of a shipped package.
+func described(t *testing.T, name string) *ast.Annotations {
+	t.Helper()
+	raw, err := fs.ReadFile(policies.Files, path.Join("trustgate", name+".rego"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := ast.ParseModuleWithOpts(name, string(raw), ast.ParserOptions{ProcessAnnotation: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range m.Annotations {
+		if a.Scope == "package" && a.Title != "" && a.Description != "" {
+			return a
 		}
-	} else if want != string(raw) {
-		t.Error("README.md does not list the codes as they are: go test ./policies -update")
 	}
+	t.Fatalf("the package %s is not described", name)
+	return nil
 }
 
 func TestReadmeRuleLoads(t *testing.T) {

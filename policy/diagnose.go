@@ -11,14 +11,6 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
-// problem is something wrong with a module, where it is.
-func problem(at *ast.Location, format string, args ...any) error {
-	if at == nil {
-		return fmt.Errorf(format, args...)
-	}
-	return fmt.Errorf("%s:%d:%d: %s", at.File, max(at.Row, 1), max(at.Col, 1), fmt.Sprintf(format, args...))
-}
-
 // diagnose makes of OPA's errors, of compiling or of running, one each with file, line, column and, where
 // one can be guessed, what was meant.
 func diagnose(err error) error {

@@ -47,6 +47,9 @@ type Options struct {
 	// AllowNetwork gives rules http.send, net.lookup_ip_addr, opa.runtime and
 	// remote JSON schemas. They can then tell strangers what is pulled.
 	AllowNetwork bool
+	// Partial says that not all of the configured rules are loaded: settings and
+	// collections of the others are no mistakes.
+	Partial bool
 	// Deadline of one evaluation; 0 means 5 s.
 	Deadline time.Duration
 }
@@ -54,6 +57,7 @@ type Options struct {
 // Engine evaluates one set of rules. It is safe for concurrent use.
 type Engine struct {
 	query    rego.PreparedEvalQuery
+	compiled *compiled
 	rules    []Rule
 	fields   []string
 	revision string
@@ -63,7 +67,7 @@ type Engine struct {
 // Load reads, checks and compiles the rules. Its errors name file, line and
 // column; several are joined.
 func Load(ctx context.Context, o Options) (*Engine, error) {
-	c, err := compile(ctx, o, false)
+	c, err := compile(ctx, o, stages{})
 	if err != nil {
 		return nil, err
 	}
@@ -78,15 +82,12 @@ func Load(ctx context.Context, o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		query:    query,
+		compiled: c,
 		fields:   reachedFields(c.compiler.Modules),
 		revision: c.revision(o),
 		deadline: o.deadline(),
 	}
-	for _, r := range c.rules {
-		if r.Code != "" {
-			e.rules = append(e.rules, r)
-		}
-	}
+	e.rules = withCode(c.rules)
 	return e, nil
 }
 
@@ -106,16 +107,20 @@ type compiled struct {
 	store    storage.Store
 }
 
-func compile(ctx context.Context, o Options, tests bool) (*compiled, error) {
+// stages are what compiling does beside what every policy must pass.
+type stages struct {
+	tests  bool // parse the tests
+	strict bool // OPA's strict mode, and metadata at every rule of a team
+}
+
+// compile reports the mistakes of every stage that does not rest on one that failed.
+func compile(ctx context.Context, o Options, s stages) (*compiled, error) {
 	capabilities := capabilities(o.AllowNetwork)
-	m, err := read(o, capabilities, tests)
+	m, err := read(o, capabilities, s.tests)
 	if err != nil {
 		return nil, err
 	}
 	live := m.live()
-	if err := checkContract(live); err != nil {
-		return nil, err
-	}
 	c := &compiled{material: m}
 	modules := map[string]*ast.Module{}
 	packages := map[string]bool{} // whether each is a shipped one
@@ -125,19 +130,23 @@ func compile(ctx context.Context, o Options, tests bool) (*compiled, error) {
 			packages[name] = mod.shipped
 		}
 	}
-	if err := checkSettings(m.config, packages); err != nil {
-		return nil, err
-	}
+	failures := []error{checkContract(live), checkSettings(m.config, packages, o.Partial)}
 	if c.compiler, err = newCompiler(capabilities, m.data); err != nil {
 		return nil, err
 	}
+	c.compiler.WithStrict(s.strict).SetErrorLimit(0)
 	if c.compiler.Compile(modules); c.compiler.Failed() {
-		return nil, diagnose(c.compiler.Errors)
+		return nil, errors.Join(append(failures, diagnose(c.compiler.Errors))...)
 	}
 	if c.rules, err = readRules(c.compiler, live); err != nil {
-		return nil, err
+		failures = append(failures, err)
+	} else if !o.Partial {
+		failures = append(failures, checkCollections(o.Collections, c.rules))
 	}
-	if err := checkCollections(o.Collections, c.rules); err != nil {
+	if s.strict {
+		failures = append(failures, checkMetadata(c.compiler, live, c.rules))
+	}
+	if err := errors.Join(failures...); err != nil {
 		return nil, err
 	}
 	collections := []any{}
@@ -166,6 +175,7 @@ func newCompiler(capabilities *ast.Capabilities, data map[string]any) (*ast.Comp
 	return ast.NewCompiler().
 		WithCapabilities(capabilities).
 		WithSchemas(schemas).
+		WithUseTypeCheckAnnotations(true).
 		WithPathConflictsCheck(func(path []string) (bool, error) { return holds(data, path), nil }), nil
 }
 
@@ -258,7 +268,48 @@ func cause(err error) string {
 	case errors.Is(err, context.Canceled):
 		return ": it was cancelled"
 	}
+	var failed *ruleError
+	if errors.As(err, &failed) {
+		return ": the rule " + failed.rule + " failed"
+	}
 	return ""
+}
+
+// ruleError is an error inside of a rule.
+type ruleError struct {
+	rule string // its code, or its name in full where it has none
+	err  error  // with file, line and column
+}
+
+func (e *ruleError) Error() string { return fmt.Sprintf("the rule %s failed: %v", e.rule, e.err) }
+func (e *ruleError) Unwrap() error { return e.err }
+
+// blame names the rule that an error of the evaluation lies in.
+func (e *Engine) blame(err error) error {
+	var running *topdown.Error
+	if !errors.As(err, &running) || running.Location == nil {
+		return fmt.Errorf("evaluating the rules: %w", diagnose(err))
+	}
+	m := e.compiled.compiler.Modules[running.Location.File]
+	if m == nil {
+		return fmt.Errorf("evaluating the rules: %w", diagnose(err))
+	}
+	var in *ast.Rule
+	for _, r := range m.Rules {
+		if r.Location.Row <= running.Location.Row && (in == nil || r.Location.Row >= in.Location.Row) {
+			in = r
+		}
+	}
+	if in == nil {
+		return fmt.Errorf("evaluating the rules: %w", diagnose(err))
+	}
+	name := dotted(in.Ref().GroundPrefix())
+	if own := ownAnnotations(inside(e.compiled.compiler.GetAnnotationSet().Chain(in))); own != nil {
+		if code, ok := own.Custom["code"].(string); ok {
+			name = code
+		}
+	}
+	return fmt.Errorf("evaluating the rules: %w", &ruleError{oneLine(name), diagnose(err)})
 }
 
 func (e *Engine) decide(ctx context.Context, input *Input) (_ Decision, err error) {
@@ -272,6 +323,10 @@ func (e *Engine) decide(ctx context.Context, input *Input) (_ Decision, err erro
 	}
 	if input.Image.Kind == "index" {
 		return Decision{}, errIndex
+	}
+	if err := ctx.Err(); err != nil {
+		// The evaluation could be over before it noticed.
+		return Decision{}, fmt.Errorf("evaluating the rules: %w", err)
 	}
 	raw, err := json.Marshal(input.document())
 	if err != nil {
@@ -296,7 +351,7 @@ func (e *Engine) decide(ctx context.Context, input *Input) (_ Decision, err erro
 		if topdown.IsCancel(err) && ctx.Err() != nil {
 			return Decision{}, fmt.Errorf("evaluating the rules (deadline %s): %w", e.deadline, ctx.Err())
 		}
-		return Decision{}, fmt.Errorf("evaluating the rules: %w", diagnose(err))
+		return Decision{}, e.blame(err)
 	}
 	if len(results) != 1 || len(results[0].Expressions) != 1 {
 		return Decision{}, errors.New("data.trustgate.decision is undefined")

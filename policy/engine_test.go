@@ -1200,12 +1200,12 @@ todo_test_later if false
 `,
 	})
 	o := policy.Options{Builtin: true, Paths: []string{dir}, Config: map[string]any{"forbidden": "latest"}}
-	results, err := policy.Test(t.Context(), o, policy.TestOptions{})
+	tested, err := policy.Test(t.Context(), o, policy.TestOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]string{}
-	for _, r := range results {
+	for _, r := range tested.Results {
 		got[r.Name] = fmt.Sprintf("%t %t", r.Passed, r.Skipped)
 		if r.Package != "trustgate.policies.acme_test" || !strings.HasSuffix(r.File, "acme_test.rego") || r.Line == 0 {
 			t.Errorf("%+v", r)
@@ -1225,7 +1225,7 @@ todo_test_later if false
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%v", got)
 	}
-	if some, err := policy.Test(t.Context(), o, policy.TestOptions{Run: "forbidden"}); err != nil || len(some) != 1 {
+	if some, err := policy.Test(t.Context(), o, policy.TestOptions{Run: "forbidden"}); err != nil || len(some.Results) != 1 {
 		t.Errorf("one by name: %v, %v", some, err)
 	}
 	if _, err := policy.Test(t.Context(), policy.Options{Builtin: true}, policy.TestOptions{}); err == nil || !strings.Contains(err.Error(), "no tests") {

@@ -1,7 +1,11 @@
 package policy
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -226,4 +230,30 @@ type Problem struct {
 	Collector string `json:"collector"`
 	Message   string `json:"message"`
 	Temporary bool   `json:"temporary"`
+}
+
+// ReadInput reads an input document, as “trustgate policy input” writes it or as
+// somebody edited it. What it leaves out is empty; what the schema does not
+// know is an error. It reads no more than an input may have.
+func ReadInput(r io.Reader) (*Input, error) {
+	raw, err := io.ReadAll(io.LimitReader(r, maxInput+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the input: %w", err)
+	}
+	if len(raw) > maxInput {
+		return nil, fmt.Errorf("the input has more than %d bytes", maxInput)
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	var in *Input
+	if err := dec.Decode(&in); err != nil {
+		return nil, fmt.Errorf("the input is not of the form that policies/schema/input.json describes: %w", err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, errors.New("the input is followed by something else; it must be one JSON document")
+	}
+	if in == nil {
+		return nil, errors.New("the input is null; 'trustgate policy input IMAGE' writes one")
+	}
+	return in, nil
 }

@@ -62,9 +62,14 @@ func read(o Options, capabilities *ast.Capabilities, tests bool) (*material, err
 			return nil, err
 		}
 	}
+	schemas, err := configSchemas(o.Builtin)
+	if err != nil {
+		return nil, err
+	}
+	m.add("trustgate:policies/schema/config.rego", schemas, true)
 	origin := map[string]string{} // of each key of config
 	for _, p := range o.Paths {
-		if err := m.readPath(p, origin); err != nil {
+		if err := m.readPath(p, origin, tests); err != nil {
 			return nil, fmt.Errorf("loading the policy %s: %w", p, err)
 		}
 	}
@@ -76,7 +81,47 @@ func read(o Options, capabilities *ast.Capabilities, tests bool) (*material, err
 	return m, m.parse(capabilities, tests)
 }
 
-func (m *material) readPath(name string, origin map[string]string) error {
+// configSchemas is a module that binds every package below trustgate to what the
+// schema of the configuration says of each member that TrustGate knows. OPA takes an
+// object of which a schema names members for one that has no others, so the
+// objects that teams may add to are not bound as a whole. Without the shipped
+// rules their names below rules are free.
+func configSchemas(builtin bool) ([]byte, error) {
+	var schema struct {
+		Definitions any                       `json:"definitions"`
+		Properties  map[string]map[string]any `json:"properties"`
+	}
+	if err := util.UnmarshalJSON(policies.ConfigSchema, &schema); err != nil {
+		return nil, fmt.Errorf("reading the schema of the configuration: %w", err)
+	}
+	bound := map[string]map[string]any{}
+	for name, member := range schema.Properties {
+		if name != "rules" {
+			bound["data.trustgate.config."+name] = member
+			continue
+		}
+		rules, _ := member["properties"].(map[string]any)
+		for rule, settings := range rules {
+			if of, ok := settings.(map[string]any); ok && builtin {
+				bound["data.trustgate.config.rules."+rule] = of
+			}
+		}
+	}
+	var rego strings.Builder
+	rego.WriteString("# METADATA\n# scope: subpackages\n# schemas:\n")
+	for _, at := range slices.Sorted(maps.Keys(bound)) {
+		bound[at]["definitions"] = schema.Definitions
+		definition, err := json.Marshal(bound[at])
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(&rego, "# - %s: %s\n", at, definition)
+	}
+	rego.WriteString("package trustgate\n")
+	return []byte(rego.String()), nil
+}
+
+func (m *material) readPath(name string, origin map[string]string, tests bool) error {
 	info, err := os.Stat(name)
 	if err != nil {
 		return err
@@ -91,12 +136,26 @@ func (m *material) readPath(name string, origin map[string]string) error {
 		var raw []byte
 		if raw, err = readFile(os.DirFS(filepath.Dir(name)), filepath.Base(name), maxModule); err == nil {
 			m.add(name, raw, false)
+			err = m.readTestOf(name)
 		}
 	default:
 		err = errors.New("it is neither a folder, nor a .rego file, nor a bundle (.tar.gz)")
 	}
-	if err == nil && !slices.ContainsFunc(m.modules[before:], func(mod module) bool { return !mod.test }) {
+	if err == nil && !slices.ContainsFunc(m.modules[before:], func(mod module) bool { return tests || !mod.test }) {
 		err = errors.New("there are no rules in it (no .rego file that is not a test)")
+	}
+	return err
+}
+
+// readTestOf adds the test beside a file that is named by itself, if there is one.
+func (m *material) readTestOf(name string) error {
+	test := strings.TrimSuffix(name, ".rego") + "_test.rego"
+	raw, err := readFile(os.DirFS(filepath.Dir(test)), filepath.Base(test), maxModule)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		m.add(test, raw, false)
 	}
 	return err
 }

@@ -15,16 +15,20 @@ import (
 
 // checkSettings refuses configuration that the aggregator or a shipped rule
 // would misunderstand: there, a misspelt key weakens without a word. The
-// packages that are loaded say whether they are shipped ones.
-func checkSettings(config map[string]any, packages map[string]bool) error {
-	c := &settings{}
+// packages that are loaded say whether they are shipped ones; partial says that
+// others have settings too.
+func checkSettings(config map[string]any, packages map[string]bool, partial bool) error {
+	c := &settings{partial: partial}
 	c.routes(config["routes"])
 	c.exceptions(config["exceptions"])
 	c.rules(config["rules"], packages)
 	return errors.Join(c.failures...)
 }
 
-type settings struct{ failures []error }
+type settings struct {
+	partial  bool
+	failures []error
+}
 
 func (c *settings) fail(at, format string, args ...any) {
 	c.failures = append(c.failures, fmt.Errorf("trustgate.config.%s: %s", at, fmt.Sprintf(format, args...)))
@@ -181,8 +185,9 @@ func (c *settings) rules(v any, packages map[string]bool) {
 			keys = append(keys, s.key)
 		}
 	}
-	slices.Sort(keys)
-	c.known("rules", rules, slices.Compact(keys)...)
+	if slices.Sort(keys); !c.partial {
+		c.known("rules", rules, slices.Compact(keys)...)
+	}
 	for _, s := range shippedSettings {
 		if !packages[s.pkg] {
 			continue // a team's own package may have that name

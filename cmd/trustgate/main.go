@@ -108,6 +108,7 @@ whether the pull is served, served with a warning, or blocked.
   trustgate serve             run the gate
   trustgate inspect IMAGE     why an image is served or blocked
   trustgate sign IMAGE:TAG    sign an image, as one signs a git tag
+  trustgate policy            write, test and explain rules of your own
 
 Exit codes: 0 served or done, 1 error, 2 wrong usage, 3 blocked, 4 annotated
 (with --strict).`,
@@ -119,7 +120,7 @@ Exit codes: 0 served or done, 1 error, 2 wrong usage, 3 blocked, 4 annotated
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{c.CommandPath(), err} })
 	root.AddCommand(
 		newServe(), newDemo(), newInspect(), newSource(), newPackages(),
-		newSign(), newVerify(), newReproduce(), newVerdicts(), newCache(), newConfig(), newTrust(), newVersion(),
+		newSign(), newVerify(), newReproduce(), newVerdicts(), newPolicy(), newCache(), newConfig(), newTrust(), newVersion(),
 	)
 	misuse(root)
 	return root

@@ -14,7 +14,7 @@ import data.trustgate.lib
 # custom:
 #   code: evidence.errors
 #   solution: See that TrustGate reaches the registry and may read it, then pull again.
-#   collections: [signed, trusted-builds]
+#   collections: [minimal, signed, trusted-builds, slsa3]
 deny contains finding if {
 	some finding in findings
 	lib.errors == "block"

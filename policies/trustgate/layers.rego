@@ -12,7 +12,7 @@ import data.trustgate.lib
 # custom:
 #   code: layers.foreign
 #   solution: Push the image with all of its layers, non-distributable ones too.
-#   collections: [signed, trusted-builds]
+#   collections: [minimal, signed, trusted-builds, slsa3]
 deny contains {"code": "layers.foreign", "msg": msg} if {
 	lib.judged
 	foreign := {l.digest | some l in input.image.layers; l.foreign}

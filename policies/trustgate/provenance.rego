@@ -12,7 +12,7 @@ import data.trustgate.lib
 # custom:
 #   code: provenance.missing
 #   solution: Let the build attest SLSA provenance and sign it with a key of trust.signers.
-#   collections: [trusted-builds]
+#   collections: [trusted-builds, slsa3]
 deny contains {"code": "provenance.missing", "msg": msg} if {
 	required
 	not input.build.verified
@@ -25,7 +25,7 @@ deny contains {"code": "provenance.missing", "msg": msg} if {
 # custom:
 #   code: provenance.builder
 #   solution: Build the image with a builder of trust.builders, or add this builder and its signers there.
-#   collections: [trusted-builds]
+#   collections: [trusted-builds, slsa3]
 deny contains {"code": "provenance.builder", "msg": msg} if {
 	required
 	input.build.verified

@@ -16,7 +16,7 @@ import data.trustgate.lib
 # custom:
 #   code: signature.missing
 #   solution: Sign the image with a key of trust.signers, or name its signer there.
-#   collections: [signed, trusted-builds]
+#   collections: [minimal, signed, trusted-builds]
 deny contains {"code": "signature.missing", "msg": msg} if {
 	required
 	count(made) == 0
@@ -31,7 +31,7 @@ deny contains {"code": "signature.missing", "msg": msg} if {
 # custom:
 #   code: signature.reference
 #   solution: Sign the image for the reference that is pulled, or pull it by the one that was signed.
-#   collections: [signed, trusted-builds]
+#   collections: [minimal, signed, trusted-builds]
 deny contains {"code": "signature.reference", "msg": msg} if {
 	required
 	count(made) > 0

@@ -12,7 +12,7 @@ import data.trustgate.lib
 # custom:
 #   code: source.unknown
 #   solution: Build from version control with provenance that names the repository and the revision.
-#   collections: [trusted-builds]
+#   collections: [trusted-builds, slsa3]
 deny contains {"code": "source.unknown", "msg": msg} if {
 	required
 	not known

@@ -33,8 +33,8 @@ var later = []struct {
 	}},
 }
 
-// Collections are the shipped sets of rules.
-var Collections = []string{"signed", "trusted-builds", "release-signed", "reproducible", "packages", "vulnerabilities"}
+// Collections are the shipped sets of rules; signed is the first name of minimal.
+var Collections = []string{"minimal", "signed", "trusted-builds", "slsa3", "release-signed", "reproducible", "packages", "vulnerabilities"}
 
 // drivers are the storage drivers that are built in.
 var drivers = []string{"filesystem", "inmemory"}
@@ -425,6 +425,9 @@ func (k checker) policy() {
 		k.readable(fmt.Sprintf("policy.data[%d]", i), path, true)
 	}
 	for i, name := range p.Collections {
+		if len(p.Paths) > 0 {
+			break // a team's rules can have collections of their own, which loading them tells
+		}
 		k.oneOf(fmt.Sprintf("policy.collections[%d]", i), name, Collections...)
 	}
 	if !p.Builtin && len(p.Paths) == 0 {

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/trustgate/trustgate/cmd/trustgate/config"
+	"github.com/trustgate/trustgate/cmd/trustgate/demo"
+	"github.com/trustgate/trustgate/policy"
+)
+
+// TestPolicyGuide does what docs/policy.md says, from the first line to the last: it
+// writes the files, runs the commands and wants the answers that the page shows.
+func TestPolicyGuide(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "policy.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	scene, err := demo.Set(t.Context(), "127.0.0.1:0", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer scene.Close()
+	t.Chdir(filepath.Dir(scene.Config))
+	t.Setenv("TRUSTGATE_CONFIG", "trustgate.yaml")
+	commands := 0
+	for _, fence := range regexp.MustCompile("(?ms)^```(\\w+) ?(\\S*)\n(.*?)^```$").FindAllStringSubmatch(string(page), -1) {
+		language, file, text := fence[1], fence[2], fence[3]
+		switch {
+		case language == "console":
+			commands += follow(t, text)
+		case file == "trustgate.yaml":
+			before, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			changed := regexp.MustCompile(`(?m)^policy:\n( .*\n)+`).ReplaceAllLiteralString(string(before), text)
+			if changed == string(before) {
+				t.Fatal("the scene has no policy to replace")
+			}
+			if err := os.WriteFile(file, []byte(changed), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		case file != "":
+			if _, err := os.Stat(file); err != nil {
+				t.Errorf("%s is there to be edited: %v", file, err)
+			}
+			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		default:
+			t.Errorf("nobody knows what to do with a block of %s", language)
+		}
+	}
+	if commands < 9 {
+		t.Errorf("the page has %d commands", commands)
+	}
+}
+
+// follow runs the commands of a block and compares what they write with what
+// follows them there. A line … stands for any lines, and … in a line for any text.
+func follow(t *testing.T, block string) (commands int) {
+	t.Helper()
+	code := 0
+	for _, part := range strings.Split("\n"+block, "\n$ ")[1:] {
+		command, want, _ := strings.Cut(part, "\n")
+		var output bytes.Buffer
+		words := strings.Fields(command)
+		switch {
+		case command == "echo $?":
+			fmt.Fprintln(&output, code)
+		case words[0] == "trustgate":
+			code = run(t.Context(), words[1:], strings.NewReader(""), &output, &output)
+			commands++
+		default:
+			t.Fatalf("the page runs %q", command)
+		}
+		pattern := strings.ReplaceAll(regexp.QuoteMeta(strings.TrimSuffix(want, "\n")+"\n"), "\n…\n", "\n(?:.*\n)*?")
+		pattern = strings.ReplaceAll(pattern, "…", ".*")
+		if !regexp.MustCompile("^" + pattern + "$").MatchString(output.String()) {
+			t.Errorf("$ %s\nanswers\n%s\nand the page shows\n%s", command, &output, want)
+		}
+	}
+	return commands
+}
+
+// The configuration knows the collections that the shipped rules belong to.
+func TestCollectionsOfTheConfiguration(t *testing.T) {
+	engine, err := policy.Load(t.Context(), policy.Options{Builtin: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var known []string
+	for _, r := range engine.Rules() {
+		known = append(known, r.Collections...)
+	}
+	slices.Sort(known)
+	known = slices.Compact(known)
+	listed := slices.Sorted(slices.Values(config.Collections))
+	if !slices.Equal(known, listed) {
+		t.Errorf("the rules belong to %v, the configuration knows %v", known, listed)
+	}
+}
+
+func TestLineRanges(t *testing.T) {
+	for want, lines := range map[string][]int{
+		"line 3": {3}, "lines 3-5": {3, 4, 5}, "lines 1, 3-4, 9": {1, 3, 4, 9},
+	} {
+		if got := lineRanges(lines); got != want {
+			t.Errorf("%v: %s", lines, got)
+		}
+	}
+}
