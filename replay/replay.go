@@ -374,9 +374,3 @@ func (c counts) list() []Count {
 	})
 	return list
 }
-
-// Describe is the report in one line.
-func (r *Report) Describe() string {
-	return fmt.Sprintf("%d decisions over %d different inputs: %d images newly blocked, %d newly annotated, %d newly served",
-		r.Judgements, r.Inputs, len(r.Changes.Blocked.Images), len(r.Changes.Annotated.Images), len(r.Changes.Served.Images))
-}

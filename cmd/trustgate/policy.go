@@ -25,11 +25,12 @@ these steps:
   trustgate policy test rules/           does it do what its tests say?
   trustgate policy eval --policy rules/ IMAGE     what would become of a real pull?
   trustgate policy explain --policy rules/ IMAGE  why?
+  trustgate policy replay --policy rules/         what would have become of past pulls?
 
 Name the folder under policy.paths of the configuration, and the gate judges by
 it. docs/policy.md walks through all of it; docs/rules.md lists the shipped rules.`,
 	}
-	c.AddCommand(newPolicyNew(), newPolicyCheck(), newPolicyTest(), newPolicyInput(), newPolicyEval(), newPolicyExplain())
+	c.AddCommand(newPolicyNew(), newPolicyCheck(), newPolicyTest(), newPolicyInput(), newPolicyEval(), newPolicyExplain(), newPolicyReplay())
 	return c
 }
 
