@@ -10,7 +10,7 @@ import (
 	"github.com/trustgate/trustgate/policy"
 )
 
-// BenchmarkDecide judges an image with eight parents and a provenance of 4 KB by
+// BenchmarkDecide judges an image with three signatures, eight parents and a provenance of 4 KB by
 // the rules of trusted-builds; “large” has one of 64 KB, as BuildKit's fullest.
 // “every” is judged by all of the shipped rules and has an SBOM, a scan and an
 // OpenVEX document beside; in “scanned” the scan has found 200 vulnerabilities.
@@ -36,6 +36,8 @@ func BenchmarkDecide(b *testing.B) {
 		}}
 	}
 	input.Attestations = provenance(4 << 10)
+	claimed := policy.Signature{Kind: "cosign", Error: "made by an unknown key"}
+	input.Signatures = append(input.Signatures, input.Signatures[0], claimed)
 	for range 7 {
 		input.Parents = append(input.Parents, input.Parents[0])
 	}

@@ -206,3 +206,27 @@ func TestConfigSchema(t *testing.T) {
 		}
 	}
 }
+
+// Whoever is blocked learns which rule failed; where it stands is for the operator.
+func TestAnErrorNamesTheRuleAndItsPlace(t *testing.T) {
+	for name, tc := range map[string]struct{ rego, rule, at string }{
+		"a rule with metadata": {"# METADATA\n# title: X\n# custom: {code: acme.x}\ndeny contains \"no\" if time.parse_rfc3339_ns(input.image.tag) > 0", "acme.x", "6:23: eval_builtin_error"},
+		"a helper":             {"deny contains \"no\" if old\n\nold if {\n\ttime.parse_rfc3339_ns(input.image.tag) > 0\n}", "trustgate.policies.acme.old", "6:2: eval_builtin_error"},
+		"two values":           {"deny contains \"no\" if size > 0\n\nsize := 1\n\nsize := 2 if input.image.tag == \"1\"", "trustgate.policies.acme.size", "7:1: eval_conflict_error"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := write(t, map[string]string{"acme.rego": "package trustgate.policies.acme\n\n" + tc.rego + "\n"})
+			engine, err := policy.Load(t.Context(), policy.Options{Builtin: true, Paths: []string{dir}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			d, err := engine.Decide(t.Context(), trusted())
+			if d.Action != policy.Block || len(d.Reasons) != 1 || d.Reasons[0].Msg != "the policy could not be evaluated: the rule "+tc.rule+" failed" {
+				t.Errorf("it decides %+v", d)
+			}
+			if err == nil || !strings.Contains(err.Error(), "the rule "+tc.rule+" failed: "+filepath.ToSlash(dir)+"/acme.rego:"+tc.at) {
+				t.Errorf("the operator reads %v", err)
+			}
+		})
+	}
+}

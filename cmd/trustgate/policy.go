@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -195,12 +198,9 @@ shipped rule serves, and with_changes({"/image/tag": "latest"}).`,
 	coverage := c.Flags().Bool("coverage", false, "show how much of the rules the tests reach, and the lines that they do not")
 	verbose := c.Flags().BoolP("verbose", "v", false, "show the tests that pass too")
 	out := addOutput(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		cfg, err := loadConfig(c)
-		if err != nil {
-			return err
-		}
-		tested, err := policy.Test(c.Context(), workbench(cfg, args), policy.TestOptions{Run: *run, Coverage: *coverage})
+	watch := c.Flags().Bool("watch", false, "run them again whenever a file changes, until stopped")
+	once := func(c *cobra.Command, o policy.Options) error {
+		tested, err := policy.Test(c.Context(), o, policy.TestOptions{Run: *run, Coverage: *coverage})
 		if err != nil {
 			return manyMistakes(err)
 		}
@@ -217,7 +217,56 @@ shipped rule serves, and with_changes({"/image/tag": "latest"}).`,
 		}
 		return nil
 	}
+	c.RunE = func(c *cobra.Command, args []string) error {
+		cfg, err := loadConfig(c)
+		if err != nil {
+			return err
+		}
+		o := workbench(cfg, args)
+		if !*watch {
+			return once(c, o)
+		}
+		return again(c, append(slices.Clone(o.Paths), o.Data...), func() error { return once(c, o) })
+	}
 	return c
+}
+
+// again repeats f whenever one of the paths changes. What f fails with is shown
+// and ends nothing.
+func again(c *cobra.Command, paths []string, f func() error) error {
+	tick := time.NewTicker(300 * time.Millisecond)
+	defer tick.Stop()
+	for seen := ""; ; {
+		if now := fingerprint(paths); now != seen {
+			seen = now
+			if err := f(); err != nil && c.Context().Err() == nil {
+				fmt.Fprintf(c.ErrOrStderr(), "%s %s\n", paint(c.ErrOrStderr()).red("error:"), err)
+			}
+		}
+		select {
+		case <-c.Context().Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// fingerprint changes when a file below the paths does.
+func fingerprint(paths []string) string {
+	var b strings.Builder
+	for _, root := range paths {
+		// What cannot be read is named by the tests that need it.
+		_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil {
+				return nil
+			}
+			if info, err := entry.Info(); err == nil && !entry.IsDir() {
+				fmt.Fprintln(&b, path, info.Size(), info.ModTime().UnixNano())
+			}
+			return nil
+		})
+	}
+	return b.String() + "."
 }
 
 func writeTests(w io.Writer, tested *policy.Tested, verbose bool) error {

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -115,5 +118,56 @@ func TestLineRanges(t *testing.T) {
 		if got := lineRanges(lines); got != want {
 			t.Errorf("%v: %s", lines, got)
 		}
+	}
+}
+
+// A test is run again when its file changes, and what fails does not end that.
+func TestPolicyTestWatch(t *testing.T) {
+	t.Chdir(t.TempDir())
+	_, test, err := policy.NewRule("rules", "acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := os.ReadFile(test)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	output, stdout := io.Pipe()
+	code := make(chan int, 1)
+	go func() {
+		code <- run(ctx, []string{"policy", "test", "--watch", "rules"}, strings.NewReader(""), stdout, io.Discard)
+		stdout.Close()
+	}()
+	lines := bufio.NewScanner(output)
+	for _, step := range []struct {
+		want string
+		next []byte // what the file becomes when the line has come
+	}{
+		{"2 passed, 0 failed, 0 skipped", append(slices.Clone(good), "\ntest_wrong if false\n"...)},
+		{"2 passed, 1 failed, 0 skipped", good},
+		{"2 passed, 0 failed, 0 skipped", nil},
+	} {
+		for lines.Scan() && lines.Text() != step.want {
+		}
+		if lines.Text() != step.want {
+			t.Fatalf("it never says %q", step.want)
+		}
+		if step.next == nil {
+			break
+		}
+		// Written whole or not at all: a half file would be another run.
+		if err := os.WriteFile("next", step.next, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename("next", test); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	output.Close()
+	if got := <-code; got != exitServed {
+		t.Errorf("it ends with %d", got)
 	}
 }
