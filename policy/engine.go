@@ -131,7 +131,7 @@ func compile(ctx context.Context, o Options, s stages) (*compiled, error) {
 		}
 	}
 	failures := []error{checkContract(live), checkSettings(m.config, packages, o.Partial)}
-	if c.compiler, err = newCompiler(capabilities, m.data); err != nil {
+	if c.compiler, err = newCompiler(o, m.data); err != nil {
 		return nil, err
 	}
 	c.compiler.WithStrict(s.strict).SetErrorLimit(0)
@@ -165,15 +165,22 @@ func compile(ctx context.Context, o Options, s stages) (*compiled, error) {
 
 // newCompiler makes a compiler that knows the input's schema and where the
 // given data lie.
-func newCompiler(capabilities *ast.Capabilities, data map[string]any) (*ast.Compiler, error) {
+func newCompiler(o Options, data map[string]any) (*ast.Compiler, error) {
 	var schema any
 	if err := util.UnmarshalJSON(policies.InputSchema, &schema); err != nil {
 		return nil, fmt.Errorf("reading the schema of the input: %w", err)
 	}
 	schemas := ast.NewSchemaSet()
 	schemas.Put(ast.SchemaRootRef, schema)
+	bound, err := configSchemas(o.Builtin)
+	if err != nil {
+		return nil, err
+	}
+	for at, member := range bound {
+		schemas.Put(schemaName(at), member)
+	}
 	return ast.NewCompiler().
-		WithCapabilities(capabilities).
+		WithCapabilities(capabilities(o.AllowNetwork)).
 		WithSchemas(schemas).
 		WithUseTypeCheckAnnotations(true).
 		WithPathConflictsCheck(func(path []string) (bool, error) { return holds(data, path), nil }), nil

@@ -62,11 +62,11 @@ func read(o Options, capabilities *ast.Capabilities, tests bool) (*material, err
 			return nil, err
 		}
 	}
-	schemas, err := configSchemas(o.Builtin)
+	bound, err := configSchemas(o.Builtin)
 	if err != nil {
 		return nil, err
 	}
-	m.add("trustgate:policies/schema/config.rego", schemas, true)
+	m.add("trustgate:policies/schema/config.rego", bindSchemas(bound), true)
 	origin := map[string]string{} // of each key of config
 	for _, p := range o.Paths {
 		if err := m.readPath(p, origin, tests); err != nil {
@@ -81,12 +81,11 @@ func read(o Options, capabilities *ast.Capabilities, tests bool) (*material, err
 	return m, m.parse(capabilities, tests)
 }
 
-// configSchemas is a module that binds every package below trustgate to what the
-// schema of the configuration says of each member that TrustGate knows. OPA takes an
-// object of which a schema names members for one that has no others, so the
-// objects that teams may add to are not bound as a whole. Without the shipped
-// rules their names below rules are free.
-func configSchemas(builtin bool) ([]byte, error) {
+// configSchemas is what the schema of the configuration says of each member that
+// TrustGate knows, by the member. OPA takes an object of which a schema names
+// members for one that has no others, so the objects that teams may add to are not
+// bound as a whole. Without the shipped rules their names below rules are free.
+func configSchemas(builtin bool) (map[string]map[string]any, error) {
 	var schema struct {
 		Definitions any                       `json:"definitions"`
 		Properties  map[string]map[string]any `json:"properties"`
@@ -107,18 +106,27 @@ func configSchemas(builtin bool) ([]byte, error) {
 			}
 		}
 	}
+	for _, member := range bound {
+		member["definitions"] = schema.Definitions
+	}
+	return bound, nil
+}
+
+// bindSchemas is a module that binds every package below trustgate to them, by
+// name: a schema that stands in the annotation itself is compiled for each rule.
+func bindSchemas(bound map[string]map[string]any) []byte {
 	var rego strings.Builder
 	rego.WriteString("# METADATA\n# scope: subpackages\n# schemas:\n")
 	for _, at := range slices.Sorted(maps.Keys(bound)) {
-		bound[at]["definitions"] = schema.Definitions
-		definition, err := json.Marshal(bound[at])
-		if err != nil {
-			return nil, err
-		}
-		fmt.Fprintf(&rego, "# - %s: %s\n", at, definition)
+		fmt.Fprintf(&rego, "# - %s: %s\n", at, schemaName(at))
 	}
 	rego.WriteString("package trustgate\n")
-	return []byte(rego.String()), nil
+	return []byte(rego.String())
+}
+
+// schemaName is what a schema is called in the compiler's set.
+func schemaName(at string) ast.Ref {
+	return ast.SchemaRootRef.Append(ast.StringTerm(strings.ReplaceAll(strings.TrimPrefix(at, "data.trustgate."), ".", "_")))
 }
 
 func (m *material) readPath(name string, origin map[string]string, tests bool) error {

@@ -76,7 +76,7 @@ func Test(ctx context.Context, o Options, choice TestOptions) (*Tested, error) {
 			judging[m.file] = m.parsed
 		}
 	}
-	compiler, err := newCompiler(capabilities(o.AllowNetwork), c.material.data)
+	compiler, err := newCompiler(o, c.material.data)
 	if err != nil {
 		return nil, err
 	}
