@@ -38,8 +38,13 @@ gosec:
 vulncheck:
 	$(CHECK) govulncheck ./...
 
+# The scripts of the command line start the program some two hundred times, which
+# the race detector makes slow and none of which shares memory; what runs in one
+# process is tested with it.
 unit:
-	$(GO) test -race -timeout 15m ./...
+	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v '/cmd/trustgate$$')
+	$(GO) test -timeout 15m ./cmd/trustgate
+	$(GO) test -race -run 'TestReload|TestCertificates|TestDemo' ./cmd/trustgate
 
 e2e:
 	./e2e/tools.sh
