@@ -53,8 +53,7 @@ type Options struct {
 
 	Rate Rate
 
-	// Repository reads which repository a request means by a name; "" is what it
-	// means without one.
+	// Repository reads which repository a request means by a name.
 	Repository func(r *http.Request, name string) (oci.Reference, error)
 	// Key seals the tokens that the gate gives out; see OpenKey.
 	Key []byte
@@ -101,8 +100,8 @@ func New(o Options) (*Access, error) {
 }
 
 // MayPull says who asks, and whether they may read the object of the repository,
-// good or bad. The error is a *Challenge, matches ErrDenied, or is
-// what the repository's own registry says to the client.
+// good or bad. The error is a *Challenge, or what the repository's own
+// registry says to the client.
 func (a *Access) MayPull(r *http.Request, repository oci.Reference, o upstream.Object) (policy.Client, error) {
 	c := connected(r)
 	if a == nil {
@@ -140,8 +139,7 @@ func (a *Access) MayLearn(r *http.Request, pulled, met oci.Reference) bool {
 }
 
 // MayPush says who asks, and whether they may write to the repository, if its
-// route lets anybody. The error is a *Challenge, matches ErrDenied or is a
-// *TooManyError.
+// route lets anybody. The error is a *Challenge or matches ErrDenied.
 func (a *Access) MayPush(r *http.Request, repository oci.Reference) (policy.Client, error) {
 	c := connected(r)
 	switch {

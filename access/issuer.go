@@ -27,10 +27,9 @@ type Issuer struct {
 }
 
 const (
-	issuerTime   = 10 * time.Second
-	maxIssuer    = 1 << 20 // bytes of one answer
-	issuerPause  = 5 * time.Second
-	allowedDrift = time.Minute // between the issuer's clock and ours, for nbf
+	issuerTime  = 10 * time.Second
+	maxIssuer   = 1 << 20 // bytes of one answer
+	issuerPause = 5 * time.Second
 )
 
 type issuer struct {

@@ -3,6 +3,7 @@ package access
 import (
 	"fmt"
 	"math"
+	"strconv"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -39,9 +40,6 @@ func newLimits(r Rate) *limits {
 
 // take counts one request. The error is a *TooManyError.
 func (l *limits) take(client string, now time.Time) error {
-	if l == nil {
-		return nil
-	}
 	bucket, ok := l.clients.Get(client)
 	if !ok {
 		bucket = rate.NewLimiter(rate.Limit(l.PerSecond), l.Burst)
@@ -57,6 +55,9 @@ func (l *limits) take(client string, now time.Time) error {
 
 // TooManyError says when a client that has asked too often may ask again.
 type TooManyError struct{ After time.Duration }
+
+// RetryAfter is the header that says so, in whole seconds.
+func (e *TooManyError) RetryAfter() string { return strconv.Itoa(int(math.Ceil(e.After.Seconds()))) }
 
 // Error implements error.
 func (e *TooManyError) Error() string {

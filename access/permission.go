@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -76,9 +77,7 @@ func (a *Access) permitted(r *http.Request, c *policy.Client, decides *upstream.
 	key := grantKey{loginKey(repository.Registry(), username, password), repository.Name(), o.Kind == "tags"}
 	known, before := g.given.Get(key)
 	if before && g.now().Before(known.until) {
-		if known.identity != "" {
-			c.Identity = known.identity
-		}
+		c.Identity = cmp.Or(known.identity, c.Identity)
 		return nil
 	}
 	asked, err, _ := g.flight.Do(fmt.Sprintf("%x %s %s", key.login, repository.Name(), o), func() (any, error) {
@@ -99,9 +98,7 @@ func (a *Access) permitted(r *http.Request, c *policy.Client, decides *upstream.
 	default:
 		return err
 	}
-	if known.identity != "" {
-		c.Identity = known.identity
-	}
+	c.Identity = cmp.Or(known.identity, c.Identity)
 	return nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -185,7 +184,7 @@ func (h HTTP) fail(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("WWW-Authenticate", challenge.Header)
 		status = http.StatusUnauthorized
 	case errors.As(err, &many):
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(many.After.Seconds()))))
+		w.Header().Set("Retry-After", many.RetryAfter())
 		status = http.StatusTooManyRequests
 	case errors.Is(err, gate.ErrBusy):
 		w.Header().Set("Retry-After", "5")

@@ -118,18 +118,23 @@ func ParseFilter(image, action, since string, now time.Time) (ledger.Filter, err
 		}
 		f.Name, f.Tag, f.Digest = ref.Name(), ref.Tag(), ref.Digest()
 	}
-	if since == "" {
-		return f, nil
+	var err error
+	if since != "" {
+		f.Since, err = ParseTime("since", since, now)
 	}
-	if d, err := time.ParseDuration(since); err == nil {
-		f.Since = now.Add(-d)
-		return f, nil
+	return f, err
+}
+
+// ParseTime reads what people write for a time: so long ago, a day or an instant.
+// name is what the error calls it.
+func ParseTime(name, text string, now time.Time) (time.Time, error) {
+	if d, err := time.ParseDuration(text); err == nil {
+		return now.Add(-d), nil
 	}
 	for _, layout := range []string{time.DateOnly, time.RFC3339} {
-		if t, err := time.ParseInLocation(layout, since, time.Local); err == nil {
-			f.Since = t
-			return f, nil
+		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
+			return t, nil
 		}
 	}
-	return f, fmt.Errorf("since is %q; write it as 24h, 2027-01-31 or 2027-01-31T12:00:00Z", since)
+	return time.Time{}, fmt.Errorf("%s is %q; write it as 24h, 2027-01-31 or 2027-01-31T12:00:00Z", name, text)
 }

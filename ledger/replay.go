@@ -2,14 +2,10 @@ package ledger
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-
-	"github.com/trustgate/trustgate/oci"
 )
 
 // Past is a judgement as it counts when it is looked back at.
@@ -55,16 +51,5 @@ func (l *Ledger) Since(ctx context.Context, since time.Time, visit func(Past) er
 
 // InputOf returns the document with the digest.
 func (l *Ledger) InputOf(ctx context.Context, d digest.Digest) ([]byte, error) {
-	var packed []byte
-	err := l.read.QueryRowContext(ctx, `SELECT content FROM inputs WHERE digest = ?`, d).Scan(&packed)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, fmt.Errorf("the input %s: %w", d, oci.ErrNotFound)
-	}
-	if err == nil {
-		packed, err = unpack(packed)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the input %s: %w", d, err)
-	}
-	return packed, nil
+	return l.input(ctx, d.String(), `?`, d)
 }

@@ -2,9 +2,7 @@ package proxy
 
 import (
 	"errors"
-	"math"
 	"net/http"
-	"strconv"
 
 	"github.com/trustgate/trustgate/access"
 	"github.com/trustgate/trustgate/gate"
@@ -56,7 +54,7 @@ func turnedAway(w http.ResponseWriter, r *http.Request, err error) bool {
 		w.Header().Set("WWW-Authenticate", challenge.Header)
 		writeError(w, r, http.StatusUnauthorized, codeUnauthorized, message, "")
 	case errors.As(err, &many):
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(many.After.Seconds()))))
+		w.Header().Set("Retry-After", many.RetryAfter())
 		writeError(w, r, http.StatusTooManyRequests, codeTooManyRequests, message, "")
 	case errors.Is(err, gate.ErrBusy):
 		w.Header().Set("Retry-After", retryAfter)

@@ -70,15 +70,9 @@ func (r *Registry) ChecksLogins(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	defer done()
-	c := call{r, "asking for /v2/"}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.base.String()+"/v2/", nil)
+	resp, err := r.anonymously(ctx, call{r, "asking for /v2/"})
 	if err != nil {
-		return false, c.transport(ctx, err)
-	}
-	req.Header = r.client.Header.Clone()
-	resp, err := r.plain.Do(req)
-	if err != nil {
-		return false, c.transport(ctx, err)
+		return false, err
 	}
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusUnauthorized {

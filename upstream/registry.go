@@ -239,14 +239,9 @@ func (r *Registry) probe(ctx context.Context) (signatures bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, headerTimeout)
 	defer cancel()
 	c := call{r, "asking for /v2/"}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.base.String()+"/v2/", nil)
+	resp, err := r.anonymously(ctx, c)
 	if err != nil {
-		return false, c.transport(ctx, err)
-	}
-	req.Header = r.client.Header.Clone()
-	resp, err := r.plain.Do(req)
-	if err != nil {
-		return false, c.transport(ctx, err)
+		return false, err
 	}
 	defer resp.Body.Close()
 	switch resp.StatusCode {
@@ -254,6 +249,20 @@ func (r *Registry) probe(ctx context.Context) (signatures bool, err error) {
 		return resp.Header.Get("X-Registry-Supports-Signatures") == "1", nil
 	}
 	return false, c.fail(ErrUnavailable, true, fmt.Sprintf("it answered %d", resp.StatusCode), "")
+}
+
+// anonymously asks for /v2/ without credentials. The caller closes the body.
+func (r *Registry) anonymously(ctx context.Context, c call) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.base.String()+"/v2/", nil)
+	if err != nil {
+		return nil, c.transport(ctx, err)
+	}
+	req.Header = r.client.Header.Clone()
+	resp, err := r.plain.Do(req)
+	if err != nil {
+		return nil, c.transport(ctx, err)
+	}
+	return resp, nil
 }
 
 func (r *Registry) alive(ctx context.Context) error {

@@ -41,18 +41,19 @@ tried before. It exits with 4 when anything would be newly blocked.`,
 		if *examples < 0 {
 			return &usageError{c.CommandPath(), errors.New("--examples cannot be negative")}
 		}
-		var o replay.Options
-		filter, err := api.ParseFilter("", "", *since, time.Now())
-		if err == nil {
-			o.Since, o.At = filter.Since, time.Now()
-			if *at != "" {
-				var day ledger.Filter
-				day, err = api.ParseFilter("", "", *at, time.Now())
-				o.At = day.Since
+		now := time.Now()
+		o := replay.Options{At: now}
+		for _, given := range []struct {
+			name, text string
+			into       *time.Time
+		}{{"since", *since, &o.Since}, {"at", *at, &o.At}} {
+			if given.text == "" {
+				continue
 			}
-		}
-		if err != nil {
-			return &usageError{c.CommandPath(), err}
+			var err error
+			if *given.into, err = api.ParseTime(given.name, given.text, now); err != nil {
+				return &usageError{c.CommandPath(), err}
+			}
 		}
 		engine, err := r.load(c)
 		if err != nil {

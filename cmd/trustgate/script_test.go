@@ -81,26 +81,10 @@ func answers(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 2 {
 		ts.Fatalf("usage: answers STATUS URL")
 	}
-	last := ""
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		resp, err := http.Get(args[1])
-		if err != nil {
-			last = err.Error()
-			continue
-		}
-		resp.Body.Close()
-		if last = fmt.Sprint(resp.StatusCode); last == args[0] {
-			return
-		}
-	}
-	ts.Fatalf("%s: %s, want %s", args[1], last, args[0])
-}
-
-// hangup sends SIGHUP to what runs in the background.
-func hangup(ts *testscript.TestScript, _ bool, _ []string) {
-	for _, c := range ts.BackgroundCmds() {
-		ts.Check(c.Process.Signal(syscall.SIGHUP))
-	}
+	await(ts, args[1], args[0], func(resp *http.Response) (string, bool) {
+		status := fmt.Sprint(resp.StatusCode)
+		return status, status == args[0]
+	})
 }
 
 // says TEXT URL waits until the answer has the text in it.
@@ -108,20 +92,35 @@ func says(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 2 {
 		ts.Fatalf("usage: says TEXT URL")
 	}
+	await(ts, args[1], args[0], func(resp *http.Response) (string, bool) {
+		body, err := io.ReadAll(resp.Body)
+		return string(body), err == nil && strings.Contains(string(body), args[0])
+	})
+}
+
+// await asks until the answer is as it must be.
+func await(ts *testscript.TestScript, url, want string, look func(*http.Response) (seen string, ok bool)) {
 	last := ""
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		resp, err := http.Get(args[1])
+		resp, err := http.Get(url)
 		if err != nil {
 			last = err.Error()
 			continue
 		}
-		body, err := io.ReadAll(resp.Body)
+		seen, ok := look(resp)
 		resp.Body.Close()
-		if last = string(body); err == nil && strings.Contains(last, args[0]) {
+		if last = seen; ok {
 			return
 		}
 	}
-	ts.Fatalf("%s: %s, want %q", args[1], last, args[0])
+	ts.Fatalf("%s: %s, want %q", url, last, want)
+}
+
+// hangup sends SIGHUP to what runs in the background.
+func hangup(ts *testscript.TestScript, _ bool, _ []string) {
+	for _, c := range ts.BackgroundCmds() {
+		ts.Check(c.Process.Signal(syscall.SIGHUP))
+	}
 }
 
 // capture VAR PREFIX sets VAR to the first word with the prefix in the last
