@@ -52,14 +52,9 @@ e2e:
 	./e2e/debian.sh
 	cd e2e && $(GO) test -count=1 -timeout 20m ./...
 
-# Every fuzz target for FUZZ each, FUZZERS of them at a time with one worker each.
-# Each says its last count when it ends; a failure stops the rest.
+# Every fuzz target for FUZZ each, FUZZERS of them at a time.
 fuzz:
-	@for package in $$($(GO) list ./...); do \
-		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do echo "$$package $$target"; done; \
-	done | xargs -P $(FUZZERS) -L 1 sh -c ' \
-		said=$$($(GO) test -run "^$$" -fuzz "^$$1$$" -fuzztime $(FUZZ) -fuzzminimizetime 10x -parallel 1 $$0 2>&1) || { echo "$$0 $$1"; echo "$$said"; exit 255; }; \
-		echo "$$0 $$1 $$(echo "$$said" | grep "^fuzz: elapsed" | tail -n 1)"'
+	./tools/fuzz.sh $(FUZZ) $(FUZZERS)
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./gate ./proxy ./policy ./cache ./ledger
