@@ -48,6 +48,11 @@ func (c *Connections) Attach(server *http.Server, listener net.Listener) net.Lis
 		c.Patience = steady
 	}
 	server.Handler = c.steadily(turnAway(server.Handler))
+	// A deadline resets a stream of HTTP/2, for which the client must still read.
+	if server.HTTP2 == nil {
+		server.HTTP2 = &http.HTTP2Config{}
+	}
+	server.HTTP2.WriteByteTimeout = c.Patience
 	return &boundedListener{Listener: listener, c: c, closed: make(chan struct{})}
 }
 

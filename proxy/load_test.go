@@ -12,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
 	"github.com/trustgate/trustgate/access"
 	"github.com/trustgate/trustgate/internal/stage"
 	"github.com/trustgate/trustgate/proxy"
@@ -92,6 +95,63 @@ func TestLimits(t *testing.T) {
 				t.Fatal("it keeps its place")
 			}
 			time.Sleep(20 * time.Millisecond)
+		}
+	})
+
+	t.Run("a stream that is not read", func(t *testing.T) {
+		s := s.For(t)
+		_, d := carrying(s, "streamed", noise(16<<20, 61))
+		for name, reads := range map[string]bool{"by a client that reads others": true, "by a client that reads nothing": false} {
+			t.Run(name, func(t *testing.T) {
+				s := s.For(t)
+				ended := make(chan struct{})
+				inner := handlerFor(s, g)
+				f := serve(s, "HTTP/1.1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					inner.ServeHTTP(w, r)
+					if r.ProtoMajor == 2 {
+						close(ended)
+					}
+				}), func(server *httptest.Server) {
+					server.Config.Protocols = new(http.Protocols)
+					server.Config.Protocols.SetHTTP1(true)
+					server.Config.Protocols.SetUnencryptedHTTP2(true)
+					server.Listener = (&proxy.Connections{Limit: 4, Patience: 300 * time.Millisecond}).Attach(server.Config, server.Listener)
+				})
+				f.get(f.path("streamed", "manifests", "1"))
+				path := f.path("streamed", "blobs", d.String())
+				f.get(path).served(d)
+
+				conn, err := net.Dial("tcp", f.server.Listener.Addr().String())
+				s.Must(err)
+				defer conn.Close()
+				_, err = io.WriteString(conn, http2.ClientPreface)
+				s.Must(err)
+				frames := http2.NewFramer(conn, conn)
+				window := uint32(64 << 10)
+				if !reads { // and has promised to take everything
+					window = 1 << 30
+				}
+				s.Must(frames.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: window}))
+				s.Must(frames.WriteWindowUpdate(0, 1<<30))
+				var fields bytes.Buffer
+				encoder := hpack.NewEncoder(&fields)
+				for _, field := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "x"}, {":path", path}} {
+					s.Must(encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]}))
+				}
+				s.Must(frames.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: fields.Bytes(), EndStream: true, EndHeaders: true}))
+				for reads {
+					frame, err := frames.ReadFrame()
+					s.Must(err)
+					if reset, ok := frame.(*http2.RSTStreamFrame); ok && reset.StreamID == 1 {
+						break
+					}
+				}
+				select {
+				case <-ended:
+				case <-time.After(30 * time.Second):
+					t.Fatal("its answer is still being written")
+				}
+			})
 		}
 	})
 
