@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -335,16 +334,9 @@ func (e *Engine) decide(ctx context.Context, input *Input) (_ Decision, err erro
 		// The evaluation could be over before it noticed.
 		return Decision{}, fmt.Errorf("evaluating the rules: %w", err)
 	}
-	raw, err := json.Marshal(input.document())
+	value, err := input.value()
 	if err != nil {
-		return Decision{}, fmt.Errorf("writing the input: %w", err)
-	}
-	if len(raw) > maxInput {
-		return Decision{}, fmt.Errorf("the input has %d bytes, more than %d", len(raw), maxInput)
-	}
-	value, err := ast.ValueFromReader(bytes.NewReader(raw))
-	if err != nil {
-		return Decision{}, fmt.Errorf("reading the input back: %w", err)
+		return Decision{}, fmt.Errorf("reading the input: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.deadline)
 	defer cancel()
@@ -363,7 +355,8 @@ func (e *Engine) decide(ctx context.Context, input *Input) (_ Decision, err erro
 	if len(results) != 1 || len(results[0].Expressions) != 1 {
 		return Decision{}, errors.New("data.trustgate.decision is undefined")
 	}
-	if raw, err = json.Marshal(results[0].Expressions[0].Value); err != nil {
+	raw, err := json.Marshal(results[0].Expressions[0].Value)
+	if err != nil {
 		return Decision{}, fmt.Errorf("reading the decision: %w", err)
 	}
 	return parseDecision(raw)

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -71,13 +70,9 @@ func (e *Engine) Explain(ctx context.Context, input *Input, o ExplainOptions) (*
 	if err != nil {
 		return nil, err
 	}
-	raw, err := json.Marshal(input.document())
+	value, err := input.value()
 	if err != nil {
-		return nil, fmt.Errorf("writing the input: %w", err)
-	}
-	value, err := ast.ValueFromReader(bytes.NewReader(raw))
-	if err != nil {
-		return nil, fmt.Errorf("reading the input back: %w", err)
+		return nil, fmt.Errorf("reading the input: %w", err)
 	}
 	txn, err := e.compiled.store.NewTransaction(ctx, storage.TransactionParams{})
 	if err != nil {
