@@ -2,14 +2,13 @@
 package trustgate.lib
 
 # Those of one predicate type, in whatever version.
-attestations(type) := [a |
-	some a in input.attestations
-	of_type(a.predicate_type, type)
+attestations(type) := [input.attestations[i] |
+	prefix := concat("", [type, "/"])
+	some i, attested in predicate_types
+	startswith(attested, prefix)
 ]
 
-of_type(type, type)
-
-of_type(versioned, type) if startswith(versioned, concat("", [type, "/"]))
+predicate_types := [concat("", [a.predicate_type, "/"]) | some a in input.attestations]
 
 # Those among them by a named signer.
 vouched(list) := [a |

@@ -33,12 +33,17 @@ now := time.parse_rfc3339_ns(input.request.time)
 moment(text) := time.parse_rfc3339_ns(text) if {
 	is_string(text)
 	regex.match(`^(19[7-9]|2[01]\d)\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$`, text)
-	year := to_number(substring(text, 0, 4))
-	month := to_number(concat("", ["1", substring(text, 5, 2)])) - 100
-	day := to_number(concat("", ["1", substring(text, 8, 2)])) - 100
+	not no_day(substring(text, 0, 4), substring(text, 5, 5))
+}
 
-	# No 30th of February.
-	time.date(time.add_date(0, year - 1970, month - 1, day - 1)) == [year, month, day]
+no_day(_, day) if day in {"02-30", "02-31", "04-31", "06-31", "09-31", "11-31"}
+
+no_day(year, "02-29") if not leap(year)
+
+# Of those that a moment can have.
+leap(year) if {
+	to_number(year) % 4 == 0
+	year != "2100"
 }
 
 # The part of the configuration that applies: the first scope of the route
