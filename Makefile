@@ -6,7 +6,7 @@ CHECK   := $(GO) tool -modfile=tools/go.mod
 FUZZ    ?= 60s
 FUZZERS ?= $(shell nproc)
 
-.PHONY: test packages check audit gosec vulncheck unit e2e fuzz bench build
+.PHONY: test packages check audit gosec vulncheck unit e2e fuzz bench benchmarks build
 
 test: packages check unit e2e
 
@@ -21,7 +21,7 @@ check:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo 'gofmt has something to say about:'; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...
 	$(CHECK) staticcheck ./...
-	cd e2e && $(GO) vet ./... && $(GO) tool -modfile=../tools/go.mod staticcheck ./...
+	for module in e2e bench; do (cd $$module && $(GO) vet ./... && $(GO) tool -modfile=../tools/go.mod staticcheck ./...) || exit 1; done
 
 # What takes minutes or the network, before a release.
 audit: gosec vulncheck
@@ -56,5 +56,12 @@ e2e:
 fuzz:
 	./tools/fuzz.sh $(FUZZ) $(FUZZERS)
 
+# Beside other servers, into bench/RESULTS.md. A quarter of an hour; nothing else should run.
 bench:
+	./bench/install.sh
+	./e2e/tools.sh
+	cd bench && $(GO) run .
+
+# Of single paths of the program.
+benchmarks:
 	$(GO) test -run '^$$' -bench . -benchmem ./gate ./proxy ./policy ./cache ./ledger

@@ -27,6 +27,7 @@ func (g *Gate) forgetTags(ctx context.Context, refs []oci.Reference) error {
 	defer cancel()
 	g.forgotten.Lock()
 	defer g.forgotten.Unlock()
+	defer g.warmth.changed()
 	g.forgotten.tags++
 	for _, ref := range refs {
 		if ref.Tag() == "" {
@@ -53,6 +54,7 @@ func (g *Gate) forgetManifest(ctx context.Context, ref oci.Reference) error {
 	defer cancel()
 	g.forgotten.Lock()
 	defer g.forgotten.Unlock()
+	defer g.warmth.changed()
 	g.forgotten.tags++
 	prefix := ref.Name() + ":"
 	for _, key := range g.tags.Keys() {

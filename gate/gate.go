@@ -118,6 +118,7 @@ type Gate struct {
 
 	flights   flights
 	memo      *memo
+	warmth    *warmth
 	findings  *findingsMemo
 	tags      *lru.Cache[string, resolved]
 	resolving singleflight.Group
@@ -159,7 +160,8 @@ func New(options Options) (*Gate, error) {
 		}
 		g.routes[route.Registry] = route
 	}
-	g.memo = newMemo(memoEntries)
+	g.warmth = newWarmth()
+	g.memo = newMemo(memoEntries, g.warmth.changed)
 	g.findings = newFindingsMemo(memoEntries, min(5*time.Second, g.Lifetimes.Block/2), g.Now)
 	g.tags, _ = lru.New[string, resolved](memoEntries)
 	g.holders, _ = lru.New[string, []ledger.Holder](memoEntries)
@@ -209,6 +211,14 @@ type Request struct {
 // oci.ErrManifest, upstream.ErrUnauthorized or upstream.ErrUnavailable, and
 // mean that there is no verdict: nothing may be served.
 func (g *Gate) Admit(ctx context.Context, req Request) (*Admission, error) {
+	key := warmKey{req.Reference, g.clientFor(req.Client)}
+	if !req.Fresh {
+		if admission := g.standing(key, g.Now()); admission != nil {
+			g.pulled(admission, req.Client)
+			return admission, nil
+		}
+	}
+	changes := g.warmth.changes.Load()
 	route, err := g.route(req.Reference)
 	if err != nil {
 		return nil, err
@@ -217,7 +227,7 @@ func (g *Gate) Admit(ctx context.Context, req Request) (*Admission, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := newNode(route, ref, g.clientFor(req.Client), g.Limits.Nodes)
+	n := newNode(route, ref, key.client, g.Limits.Nodes)
 	if req.Fresh {
 		n.since = g.Now()
 	}
@@ -228,11 +238,16 @@ func (g *Gate) Admit(ctx context.Context, req Request) (*Admission, error) {
 	if err := g.link(ctx, admission, req.Reference.Tag()); err != nil {
 		return nil, err
 	}
-	g.Cache.Used(ref.Digest()) // whose bytes came from memory
-	if admission.Verdict.ID != "" {
-		g.Ledger.CountPull(admission.Verdict.ID, pullClient(req.Client), g.Now())
-	}
+	g.keepWarm(key, admission, changes)
+	g.pulled(admission, req.Client)
 	return admission, nil
+}
+
+func (g *Gate) pulled(a *Admission, by policy.Client) {
+	g.Cache.Used(a.Reference.Digest()) // whose bytes came from memory
+	if a.Verdict.ID != "" {
+		g.Ledger.CountPull(a.Verdict.ID, pullClient(by), g.Now())
+	}
 }
 
 func (g *Gate) route(ref oci.Reference) (*Route, error) {

@@ -400,6 +400,9 @@ func (g *Gate) know(ctx context.Context, ref oci.Reference, m *oci.Manifest) err
 	for _, child := range m.Manifests {
 		g.listings.Remove(ref.Name() + "@" + child.Digest.String())
 	}
+	if len(m.Manifests) > 0 {
+		g.warmth.changed()
+	}
 	for _, blob := range m.References() {
 		g.holders.Remove(ref.Name() + "@" + blob.Digest.String())
 	}

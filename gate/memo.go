@@ -22,7 +22,8 @@ const memoEntries = 16384
 
 // memo holds the admissions that stand, so that a warm pull asks nobody.
 type memo struct {
-	byKey *lru.Cache[string, *Admission]
+	byKey   *lru.Cache[string, *Admission]
+	changed func() // is told of every change
 
 	mu sync.Mutex
 	// serving lists the keys under which a manifest was last served, so that
@@ -30,8 +31,8 @@ type memo struct {
 	serving *lru.Cache[string, map[string]*Admission]
 }
 
-func newMemo(size int) *memo {
-	m := &memo{}
+func newMemo(size int, changed func()) *memo {
+	m := &memo{changed: changed}
 	m.byKey, _ = lru.New[string, *Admission](size)
 	m.serving, _ = lru.New[string, map[string]*Admission](size)
 	return m
@@ -43,6 +44,7 @@ func (m *memo) get(key string) *Admission {
 }
 
 func (m *memo) put(a *Admission) {
+	defer m.changed()
 	m.byKey.Add(a.key, a)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -76,6 +78,7 @@ func (m *memo) served(ref oci.Reference, client policy.Client, now, since time.T
 
 // forget drops the admissions that serve the manifest.
 func (m *memo) forget(ref oci.Reference) {
+	defer m.changed()
 	m.mu.Lock()
 	held, _ := m.serving.Get(manifestKey(ref))
 	m.serving.Remove(manifestKey(ref))

@@ -59,10 +59,15 @@ func (g *Gate) resolve(ctx context.Context, route *Route, ref oci.Reference, fre
 	case r := <-result:
 		if r.Err != nil {
 			g.tags.Remove(key)
+			g.warmth.changed()
 			return oci.Reference{}, r.Err
 		}
 		t := r.Val.(resolved)
-		_ = g.rememberTag(since, func() error { g.tags.Add(key, t); return nil })
+		_ = g.rememberTag(since, func() error {
+			g.tags.Add(key, t)
+			g.warmth.changed()
+			return nil
+		})
 		return ref.WithDigest(t.digest), nil
 	case <-ctx.Done():
 		return oci.Reference{}, context.Cause(ctx)

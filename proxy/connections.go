@@ -157,10 +157,12 @@ const atOnce = 1 << 20
 // connection, and what it reads. Nothing bounds how long a whole answer takes.
 func (c *Connections) steadily(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s := &steadyAnswer{w, http.NewResponseController(w), c.Patience}
-		// What the last answer on this connection left does not count while
-		// this one is being thought about.
-		_ = s.control.SetWriteDeadline(time.Time{})
+		s := &steadyAnswer{ResponseWriter: w, control: http.NewResponseController(w), time: c.Patience}
+		if r.ContentLength != 0 {
+			// What the last answer on this connection left does not count while a
+			// client waits to be told that it may send.
+			_ = s.control.SetWriteDeadline(time.Time{})
+		}
 		next.ServeHTTP(s, r)
 		s.extend() // net/http still has the end to send
 	})
@@ -170,15 +172,22 @@ type steadyAnswer struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	time    time.Duration
+	written int // bytes since the last extension
 }
 
 func (s *steadyAnswer) extend() {
 	_ = s.control.SetWriteDeadline(time.Now().Add(s.time)) // every connection that is served has one
 }
 
+// held is less than what net/http gathers before it sends.
+const held = 2 << 10
+
 // Write implements io.Writer.
 func (s *steadyAnswer) Write(p []byte) (int, error) {
-	s.extend()
+	if s.written += len(p); s.written >= held {
+		s.written = 0
+		s.extend()
+	}
 	return s.ResponseWriter.Write(p)
 }
 

@@ -71,7 +71,10 @@ func accepts(accept []string, mediaType string) bool {
 	}
 	for _, value := range accept {
 		for one := range strings.SplitSeq(value, ",") {
-			t, params, err := mime.ParseMediaType(strings.TrimSpace(one))
+			if one = strings.TrimSpace(one); one == mediaType {
+				return true
+			}
+			t, params, err := mime.ParseMediaType(one)
 			if err != nil {
 				continue
 			}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +15,9 @@ type Metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	pulls    *prometheus.CounterVec
+
+	// Looking a metric up by its labels costs as much as all else of a warm pull.
+	observed, counted sync.Map
 }
 
 // NewMetrics registers the proxy's metrics.
@@ -38,12 +42,39 @@ func (m *Metrics) observe(op operation, status int, took time.Duration) {
 	if m == nil {
 		return
 	}
-	m.requests.WithLabelValues(string(op), strconv.Itoa(status)).Inc()
-	m.duration.WithLabelValues(string(op)).Observe(took.Seconds())
+	known, ok := m.observed.Load(observed{op, status})
+	if !ok {
+		known, _ = m.observed.LoadOrStore(observed{op, status}, observers{
+			m.requests.WithLabelValues(string(op), strconv.Itoa(status)), m.duration.WithLabelValues(string(op)),
+		})
+	}
+	o := known.(observers)
+	o.requests.Inc()
+	o.duration.Observe(took.Seconds())
 }
 
 func (m *Metrics) pulled(route string, action policy.Action) {
-	if m != nil {
-		m.pulls.WithLabelValues(route, string(action)).Inc()
+	if m == nil {
+		return
 	}
+	known, ok := m.counted.Load(counted{route, action})
+	if !ok {
+		known, _ = m.counted.LoadOrStore(counted{route, action}, m.pulls.WithLabelValues(route, string(action)))
+	}
+	known.(prometheus.Counter).Inc()
+}
+
+type observed struct {
+	operation operation
+	status    int
+}
+
+type observers struct {
+	requests prometheus.Counter
+	duration prometheus.Observer
+}
+
+type counted struct {
+	route  string
+	action policy.Action
 }

@@ -96,9 +96,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer func() { // also of an answer that is cut short by a panic
 		h.metrics.observe(call.operation, answer.status, time.Since(started))
-		h.log.Debug("request",
-			zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Int("status", answer.status),
-			zap.String("client", r.RemoteAddr), zap.Duration("took", time.Since(started)))
+		if said := h.log.Check(zap.DebugLevel, "request"); said != nil {
+			said.Write(zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Int("status", answer.status),
+				zap.String("client", r.RemoteAddr), zap.Duration("took", time.Since(started)))
+		}
 	}()
 	switch {
 	case err != nil:
@@ -123,7 +124,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, call call) {
 		h.fail(w, r, call, err)
 		return
 	}
-	if r.URL.Query().Get("ns") != "" {
+	if r.URL.RawQuery != "" && r.URL.Query().Get("ns") != "" {
 		// https://github.com/opencontainers/distribution-spec/blob/main/spec.md#registry-proxying
 		w.Header().Set("OCI-Namespace", repository.Registry())
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"unicode"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"github.com/trustgate/trustgate/gate"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/policy"
@@ -29,7 +31,18 @@ type routes struct {
 
 	push        map[string]PushMode // by registry
 	takesPushes bool                // some route does
+
+	// read holds what names meant to clients that sent no ?ns=: the host and the
+	// name decide, and nothing that changes.
+	read *lru.Cache[meant, oci.Reference]
 }
+
+type meant struct{ host, name string }
+
+const (
+	maxRead = 8192
+	maxName = 512 // bytes of a host and a name that are held
+)
 
 // Repositories is how routes read which repository a request means by a name.
 func Repositories(list []Route) (func(*http.Request, string) (oci.Reference, error), error) {
@@ -39,6 +52,7 @@ func Repositories(list []Route) (func(*http.Request, string) (oci.Reference, err
 
 func newRoutes(list []Route) (routes, error) {
 	r := routes{byName: map[string]string{}, push: map[string]PushMode{}}
+	r.read, _ = lru.New[meant, oci.Reference](maxRead)
 	for _, route := range list {
 		r.push[route.Registry] = route.Push
 		r.takesPushes = r.takesPushes || route.Push == PushPass || route.Push == PushJudge
@@ -66,6 +80,21 @@ func newRoutes(list []Route) (routes, error) {
 // path, or not at all. Every name is looked up in a closed list; none is ever
 // dialled.
 func (r routes) repository(req *http.Request, name string) (oci.Reference, error) {
+	if req.URL.RawQuery != "" || len(req.Host)+len(name) > maxName {
+		return r.parse(req, name)
+	}
+	asked := meant{req.Host, name}
+	if ref, ok := r.read.Get(asked); ok {
+		return ref, nil
+	}
+	ref, err := r.parse(req, name)
+	if err == nil {
+		r.read.Add(meant{strings.Clone(asked.host), strings.Clone(asked.name)}, ref)
+	}
+	return ref, err
+}
+
+func (r routes) parse(req *http.Request, name string) (oci.Reference, error) {
 	query, err := url.ParseQuery(req.URL.RawQuery)
 	if err != nil {
 		return oci.Reference{}, fmt.Errorf("%w: the query: %v", errBadRequest, err)
@@ -146,7 +175,7 @@ func parse(u *url.URL) (call, error) {
 	if len(u.Path) > maxPath {
 		return none, fmt.Errorf("%w: the path is too long", errBadRequest)
 	}
-	if escaped := strings.ToLower(u.EscapedPath()); strings.Contains(escaped, "%2f") || strings.Contains(escaped, "%25") || strings.Contains(escaped, "%5c") {
+	if hidesSeparators(u) {
 		return none, fmt.Errorf("%w: the path hides separators", errBadRequest)
 	}
 	if u.Path == "/v2/" || u.Path == "/v2" {
@@ -192,4 +221,12 @@ func parse(u *url.URL) (call, error) {
 		return none, errNoSuchCall
 	}
 	return c, nil
+}
+
+func hidesSeparators(u *url.URL) bool {
+	if u.RawPath == "" { // it was written as one would write it
+		return strings.ContainsAny(u.Path, `%\`)
+	}
+	escaped := strings.ToLower(u.EscapedPath())
+	return strings.Contains(escaped, "%2f") || strings.Contains(escaped, "%25") || strings.Contains(escaped, "%5c")
 }

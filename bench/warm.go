@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// warm measures what is served from memory and from disk, in turns.
+func warm(ctx context.Context, w *world, r *report) error {
+	byTag, byDigest := manifestPath(w.app, w.app.Tag), manifestPath(w.app, w.app.Digest.String())
+	layers, err := w.large.Content.Layers()
+	if err != nil {
+		return err
+	}
+	d, err := layers[0].Digest()
+	if err != nil {
+		return err
+	}
+	large := []string{blobPath(w.large, d.String())}
+	var small []string
+	for _, digest := range w.small {
+		small = append(small, blobPath(w.many, digest))
+	}
+	all := []*server{w.gate, w.distribution, w.bare, w.nginx}
+	files := []*server{w.gate, w.distribution, w.nginx}
+	for _, s := range files { // a manifest admits its blobs
+		for _, image := range []string{byTag, byDigest, manifestPath(w.large, "1"), manifestPath(w.many, "1")} {
+			if err := serves(ctx, s, image); err != nil {
+				return err
+			}
+		}
+		for _, blob := range append(small, large...) {
+			if err := serves(ctx, s, blob); err != nil {
+				return err
+			}
+		}
+	}
+	const answers, bytes = "answers/s", "MB/s"
+	for _, m := range []struct {
+		name, unit, method string
+		connections        int
+		paths              []string
+		of                 []*server
+		goals              []goal
+	}{
+		{"manifest by digest, GET", answers, "GET", 64, []string{byDigest}, all, []goal{
+			{"distribution", atLeast, 5}, {"net/http", atLeast, 0.8}, {"nginx", atLeast, 0.7},
+		}},
+		{"manifest by tag, GET", answers, "GET", 64, []string{byTag}, all, []goal{{"distribution", atLeast, 40}}},
+		{"manifest by tag, HEAD", answers, "HEAD", 64, []string{byTag}, []*server{w.gate, w.distribution}, nil},
+		{"blob of 50 MiB, 4 at a time", bytes, "GET", 4, large, files, []goal{{"nginx", atLeast, 0.95}}},
+		{"blobs of 4 KiB", answers, "GET", 64, small, files, []goal{{"nginx", atLeast, 0.5}}},
+	} {
+		row := r.row(m.name, m.unit)
+		row.goals = m.goals
+		cpu := r.row(m.name+", CPU", "µs/answer")
+		perGB := cpu
+		if m.unit == bytes {
+			cpu.unit = "ms/GB"
+			cpu.goals = []goal{{"nginx", atMost, 1.2}}
+		}
+		for round := range r.options.rounds {
+			progress("%s, round %d", m.name, round+1)
+			for i := range m.of {
+				s := m.of[(i+round)%len(m.of)] // nobody is always the first
+				l, err := w.put(ctx, s, m.connections, r.options.time, m.method, m.paths...)
+				if err != nil {
+					return err
+				}
+				if m.unit == bytes {
+					row.add(s.name, l.bytes/1e6)
+					perGB.add(s.name, l.cpuPerGB*1e3)
+				} else {
+					row.add(s.name, l.perSecond)
+					cpu.add(s.name, l.cpu*1e6)
+				}
+				if m.name == "manifest by digest, GET" {
+					r.latencies.add(s.name, l.latency)
+				}
+			}
+		}
+	}
+	r.compare("manifest by tag, GET", "manifest by digest, GET", atLeast, 0.9)
+	r.compare("manifest by tag, HEAD", "manifest by tag, GET", atLeast, 1)
+	return nil
+}
+
+// connections measures how throughput grows with them.
+func connections(ctx context.Context, w *world, r *report) error {
+	path := manifestPath(w.app, w.app.Digest.String())
+	for _, n := range []int{1, 4, 16, 64, 256} {
+		row := r.row("manifest by digest, "+strconv.Itoa(n)+" connections", "answers/s")
+		for round := range r.options.rounds {
+			progress("%d connections, round %d", n, round+1)
+			for _, s := range []*server{w.gate, w.distribution, w.bare, w.nginx} {
+				l, err := w.put(ctx, s, n, r.options.time/3, "GET", path)
+				if err != nil {
+					return err
+				}
+				row.add(s.name, l.perSecond)
+			}
+		}
+		for _, name := range row.names {
+			r.growth.at(name, float64(n), median(row.values[name]))
+		}
+	}
+	return nil
+}
+
+// memory watches TrustGate's while 64 clients read 1 GiB each.
+func memory(ctx context.Context, w *world, r *report) error {
+	progress("publishing 1 GiB")
+	image, err := w.noise(ctx, "huge", 1<<30, 1)
+	if err != nil {
+		return err
+	}
+	layers, err := image.Content.Layers()
+	if err != nil {
+		return err
+	}
+	d, err := layers[0].Digest()
+	if err != nil {
+		return err
+	}
+	row := r.row("resident memory, 64 connections and a blob of 1 GiB", "MiB")
+	row.most = 96
+	for round := range min(r.options.rounds, 3) {
+		progress("memory, round %d", round+1)
+		gate, err := w.startGate(ctx, fmt.Sprintf("memory-%d", round), w.upstream.address)
+		if err != nil {
+			return err
+		}
+		err = func() error {
+			defer gate.stop()
+			if err := serves(ctx, gate, manifestPath(image, "1")); err != nil {
+				return err
+			}
+			watched, stop := context.WithCancel(ctx)
+			defer stop()
+			peak := make(chan int64, 1)
+			go func() {
+				var most int64
+				for {
+					now, _ := gate.resident()
+					most = max(most, now)
+					select {
+					case <-watched.Done():
+						peak <- most
+						return
+					case <-time.After(20 * time.Millisecond):
+					}
+				}
+			}()
+			// The first of them fills the cache.
+			if _, err := w.put(ctx, gate, 64, 30*time.Second, "GET", blobPath(image, d.String())); err != nil {
+				return err
+			}
+			stop()
+			row.add("trustgate", float64(<-peak)/mib)
+			return nil
+		}()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

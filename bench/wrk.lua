@@ -1,0 +1,22 @@
+-- Arguments: the method, and the paths if there are several of them to ask for in turn.
+wrk.headers["Accept"] = "application/vnd.oci.image.manifest.v1+json"
+
+function init(args)
+  wrk.method = args[1]
+  if #args > 1 then
+    local wanted, n = {}, 0
+    for i = 2, #args do wanted[i - 1] = wrk.format(nil, args[i]) end
+    request = function()
+      n = n % #wanted + 1
+      return wanted[n]
+    end
+  end
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(string.format("measured %d %d %d %d", summary.requests, summary.duration, summary.bytes,
+    errors.connect + errors.read + errors.write + errors.status + errors.timeout))
+  for _, p in ipairs({50, 75, 90, 95, 99, 99.9}) do io.write(string.format(" %d", latency:percentile(p))) end
+  io.write("\n")
+end
