@@ -35,7 +35,7 @@ func TestClock(t *testing.T) {
 			app := s.Attested(s.Image("app", nil))
 			s.Must(s.Lookaside.Sign(s.Release, app))
 			g := s.Gate(stage.Options{})
-			expect(t, s.Pull(g, app.Reference()), policy.Serve, "")
+			expect(t, warmed(t, s, g, app.Reference()), policy.Serve, "")
 			s.Must(s.Lookaside.Withdraw(app))
 			s.Pass(tc.jump)
 			if tc.restart {

@@ -4,6 +4,7 @@ import (
 	"io"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/trustgate/trustgate/cache"
 	"github.com/trustgate/trustgate/gate"
@@ -31,7 +32,8 @@ func TestAfterAnEviction(t *testing.T) {
 
 	use := func() {
 		t.Helper()
-		a := s.Pull(g, name+":1")
+		s.Pass(time.Second) // the gate looks at the cache's links now and then
+		a := warmed(t, s, g, name+":1")
 		blob, err := g.Blob(t.Context(), repository, a.Manifest.Layers[0].Digest, policy.Client{Address: "192.0.2.1"})
 		s.Must(err)
 		content, err := blob.Open(t.Context())
