@@ -1,13 +1,20 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	_ "embed"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 //go:embed wrk.lua
@@ -28,7 +35,7 @@ type load struct {
 // put runs wrk against a server with so many connections.
 func (w *world) put(ctx context.Context, on *server, connections int, during time.Duration, method string, paths ...string) (load, error) {
 	args := []string{
-		"-t1", fmt.Sprintf("-c%d", connections), fmt.Sprintf("-d%dms", during.Milliseconds()), "--timeout", "30s",
+		"-t1", fmt.Sprintf("-c%d", connections), fmt.Sprintf("-d%ds", max(1, int(during.Seconds()))), "--timeout", "30s",
 		"-s", w.file("wrk.lua"), on.url(paths[0]), "--", method,
 	}
 	if len(paths) > 1 {
@@ -62,4 +69,52 @@ func (w *world) put(ctx context.Context, on *server, connections int, during tim
 		l.latency = append(l.latency, time.Duration(micros)*time.Microsecond)
 	}
 	return l, nil
+}
+
+// ask is put with a client of its own, which is slower: wrk waits for the body of
+// an answer to HEAD.
+func (w *world) ask(ctx context.Context, on *server, connections int, during time.Duration, method, path string) (load, error) {
+	ctx, cancel := context.WithTimeout(ctx, during)
+	defer cancel()
+	before, began := on.process.cpu(), time.Now()
+	var answers atomic.Int64
+	var clients errgroup.Group
+	for range connections {
+		clients.Go(func() error {
+			conn, err := net.Dial("tcp", on.address)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			defer context.AfterFunc(ctx, func() { conn.Close() })()
+			asked := &http.Request{Method: method}
+			line := []byte(method + " " + path + " HTTP/1.1\r\nHost: " + on.address + "\r\nAccept: application/vnd.oci.image.manifest.v1+json\r\n\r\n")
+			for reader := bufio.NewReader(conn); ; answers.Add(1) {
+				if _, err := conn.Write(line); err != nil {
+					return outOfTime(ctx, err)
+				}
+				resp, err := http.ReadResponse(reader, asked)
+				if err != nil {
+					return outOfTime(ctx, err)
+				}
+				_, err = io.Copy(io.Discard, resp.Body)
+				if resp.StatusCode != http.StatusOK {
+					return fmt.Errorf("%s answers %s to %s %s", on.name, resp.Status, method, path)
+				}
+				if err != nil {
+					return outOfTime(ctx, err)
+				}
+			}
+		})
+	}
+	err := clients.Wait()
+	n := float64(answers.Load())
+	return load{perSecond: n / time.Since(began).Seconds(), cpu: (on.process.cpu() - before).Seconds() / n}, err
+}
+
+func outOfTime(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
