@@ -61,7 +61,7 @@ func (r *Remote) logDecisions() {
 		case d := <-r.decisions:
 			r.logDecision(d)
 		case <-r.ending:
-			for {
+			for r.over.Err() == nil {
 				select {
 				case d := <-r.decisions:
 					r.logDecision(d)
@@ -69,6 +69,7 @@ func (r *Remote) logDecisions() {
 					return
 				}
 			}
+			return
 		}
 	}
 }
@@ -94,7 +95,7 @@ func (r *Remote) push(plugin *logs.Plugin, d decision) (err error) {
 			err = fmt.Errorf("OPA's decision log panicked: %v", p)
 		}
 	}()
-	ctx, cancel := context.WithTimeout(context.Background(), masking)
+	ctx, cancel := context.WithTimeout(r.over, masking)
 	defer cancel()
 	event := &server.Info{DecisionID: d.id, Path: path, Timestamp: d.at, Custom: map[string]any{"policy_revision": d.revision}}
 	if event.Input, err = document(d.input); err != nil {

@@ -66,6 +66,8 @@ type Remote struct {
 	news      chan struct{} // has a value when what status reports has changed
 	decisions chan decision
 	ending    chan struct{}
+	over      context.Context // ends when what could not be done in time is left
+	leave     context.CancelFunc
 	working   sync.WaitGroup
 
 	activations *prometheus.CounterVec
@@ -105,6 +107,7 @@ func newRemote(o Options, once bool) (*Remote, error) {
 		changed: make(chan struct{}, 1), plugged: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		decisions: make(chan decision, queued), ending: make(chan struct{}),
 	}
+	r.over, r.leave = context.WithCancel(context.Background())
 	r.count()
 	r.store.accept, r.store.accepted, r.store.refused = o.Accept, r.take, r.refuse
 	folder, _ := o.Config.section["persistence_directory"].(string)
@@ -173,6 +176,7 @@ func (r *Remote) start(ctx context.Context) error {
 		if text := saying(&s); text != "" {
 			r.failures[discovery.Name] = text
 		}
+		poke(r.news)
 	})
 	r.listen()
 	if err := r.manager.Start(ctx); err != nil {
@@ -197,6 +201,7 @@ func (r *Remote) listen() {
 				r.failures["bundle "+name] = text
 			}
 		}
+		poke(r.news)
 	})
 }
 
@@ -208,6 +213,9 @@ func saying(s *bundle.Status) string {
 	}
 	for _, err := range s.Errors {
 		text += "; " + err.Error()
+	}
+	if strings.Contains(text, "wasm") {
+		text += "; only Rego can be checked and is loaded: build the bundle without --target wasm"
 	}
 	return redacted(strings.Join(strings.Fields(text), " "))
 }
@@ -322,10 +330,11 @@ func (r *Remote) report() {
 }
 
 func (r *Remote) status() plugins.Status {
+	trouble := r.Trouble()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := errors.Join(r.refused, r.unused); err != nil {
-		return plugins.Status{State: plugins.StateErr, Message: "these bundles are not in force: " + err.Error()}
+	if trouble != "" {
+		return plugins.Status{State: plugins.StateErr, Message: "what the server has is not in force: " + trouble}
 	}
 	if r.inForce == "" {
 		return plugins.Status{State: plugins.StateNotReady}
@@ -336,6 +345,7 @@ func (r *Remote) status() plugins.Status {
 // Close sends what waits in OPA's decision log, and ends.
 func (r *Remote) Close(ctx context.Context) error {
 	close(r.ending)
+	defer r.leave()
 	return errors.Join(within(ctx, r.working.Wait), r.stop(ctx))
 }
 
