@@ -39,9 +39,6 @@ const (
 // filled in. It can hold secrets and is never logged.
 type Config struct {
 	section map[string]any
-	// Unsigned are the bundles of which no signature is demanded, discovery among
-	// them under that name.
-	Unsigned []string
 }
 
 // Mistake is something in the configuration that OPA would pass over.
@@ -70,6 +67,27 @@ func Check(section map[string]any) ([]Mistake, error) {
 	}
 	slices.SortFunc(mistakes, func(a, b Mistake) int { return strings.Compare(a.Path, b.Path) })
 	return mistakes, nil
+}
+
+// Unsigned are the keys of the bundles that are taken without a signature: of
+// whoever controls the server, or the way to it.
+func Unsigned(section map[string]any) []string {
+	var keys []string
+	bundles, _ := section["bundles"].(map[string]any)
+	for _, name := range slices.Sorted(maps.Keys(bundles)) {
+		if source, ok := bundles[name].(map[string]any); ok && source["signing"] == nil {
+			keys = append(keys, "bundles."+name)
+		}
+	}
+	if found, ok := section["discovery"].(map[string]any); ok && found["signing"] == nil {
+		keys = append(keys, "discovery")
+	}
+	return keys
+}
+
+// Judges says whether rules come of the section, and not only a log of decisions.
+func Judges(section map[string]any) bool {
+	return section["bundles"] != nil || section["discovery"] != nil
 }
 
 // Read makes a section of the configuration ready. Files in it are relative to the
@@ -101,14 +119,6 @@ func Read(section map[string]any, folder, persist string) (*Config, error) {
 	bundles, _ := c.section["bundles"].(map[string]any)
 	if err := bound(bundles, false); err != nil {
 		return nil, fmt.Errorf("policy.opa.bundles: %w", err)
-	}
-	for _, name := range slices.Sorted(maps.Keys(bundles)) {
-		if source, _ := bundles[name].(map[string]any); source["signing"] == nil {
-			c.Unsigned = append(c.Unsigned, name)
-		}
-	}
-	if found, ok := c.section["discovery"].(map[string]any); ok && found["signing"] == nil {
-		c.Unsigned = append(c.Unsigned, "discovery")
 	}
 	return c, nil
 }
@@ -151,7 +161,7 @@ func (c *Config) once() (*Config, error) {
 		found["trigger"] = "manual"
 	}
 	bundles, _ := copied["bundles"].(map[string]any)
-	return &Config{section: copied, Unsigned: c.Unsigned}, bound(bundles, true)
+	return &Config{section: copied}, bound(bundles, true)
 }
 
 // bound limits what a bundle can do to the gate before its signature is checked,
