@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"io"
+	"io/fs"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/trustgate/trustgate/internal/shipyard"
 	"github.com/trustgate/trustgate/opa"
+	"github.com/trustgate/trustgate/policies"
 )
 
 func TestBundleOverHTTPIsFollowed(t *testing.T) {
@@ -118,6 +120,36 @@ func TestBrokenBundleIsRefusedAndTheOneBeforeStays(t *testing.T) {
 			until(t, "a better one is taken", func() bool { return r.Current() != before })
 			until(t, "all is well again", func() bool { return r.Trouble() == "" && metric(t, o, "trustgate_policy_bundles_in_force") == 1 })
 		})
+	}
+}
+
+// TestBundleCallsTheShippedLibrary: opa build wants the functions, the gate has its
+// own.
+func TestBundleCallsTheShippedLibrary(t *testing.T) {
+	t.Parallel()
+	files := map[string]string{"acme/rule.rego": strings.Replace(rule("acme.one"), `not startswith(input.image.repository, "acme/")`, "count(data.trustgate.lib.vouched(input.attestations)) == 0", 1)}
+	names, err := fs.Glob(policies.Files, "lib/*.rego")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.rego") {
+			continue
+		}
+		raw, err := fs.ReadFile(policies.Files, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[name] = string(raw)
+	}
+	shelf := newShelf(t)
+	shelf.put("acme.tar.gz", build(t, "one", files))
+	fetched, err := opa.Fetch(t.Context(), options(t, shelf.section(nil), t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := codes(t, fetched.Bundles); got != "acme.one" {
+		t.Errorf("it has the rules %s", got)
 	}
 }
 

@@ -88,7 +88,8 @@ func (k key) sign(c *compile.Compiler) *compile.Compiler {
 // posted.
 type shelf struct {
 	*httptest.Server
-	t testing.TB
+	t     testing.TB
+	token string // what Authorization must be; "" asks for nothing
 
 	mu      sync.Mutex
 	files   map[string][]byte
@@ -129,6 +130,10 @@ func (s *shelf) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case s.posted <- post{r.URL.Path, r.Header.Clone(), body.Bytes()}:
 		default: // nobody waits for it
 		}
+		return
+	}
+	if s.token != "" && r.Header.Get("Authorization") != s.token {
+		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
 	s.mu.Lock()
