@@ -48,7 +48,7 @@ drop if input.input.image.repository == "library/health"
 		"decision_logs": map[string]any{"service": "shelf", "reporting": map[string]any{"min_delay_seconds": 1, "max_delay_seconds": 1}},
 	}), t.TempDir()))
 	await(t, r)
-	engine, err := policy.Load(t.Context(), policy.Options{Builtin: true, Bundles: r.Current()})
+	engine, err := policy.Load(t.Context(), policy.Options{Bundles: r.Current()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,12 +59,6 @@ func TestBrokenBundleIsRefusedAndTheOneBeforeStays(t *testing.T) {
 		name, want string
 		bundle     func(t *testing.T) []byte
 	}{
-		{"rego that the gate does not compile", "did you mean", func(t *testing.T) []byte {
-			return build(t, "bad", map[string]string{"acme/rule.rego": strings.Replace(rule("acme.two"), "input.image", "input.imge", 1)})
-		}},
-		{"rules that reach the network", "http.send", func(t *testing.T) []byte {
-			return build(t, "bad", map[string]string{"acme/rule.rego": rule("acme.two") + "\nx := http.send({\"method\": \"GET\", \"url\": \"http://evil.example\"})\n"})
-		}},
 		{"masking that reaches the network", "http.send in package system.log", func(t *testing.T) []byte {
 			return build(t, "bad", map[string]string{
 				"acme/rule.rego": rule("acme.two"),
@@ -73,15 +67,6 @@ func TestBrokenBundleIsRefusedAndTheOneBeforeStays(t *testing.T) {
 		}},
 		{"the decision itself", "belongs to TrustGate", func(t *testing.T) []byte {
 			return build(t, "bad", map[string]string{"acme/rule.rego": rule("acme.two"), "x.rego": "package trustgate\n\ndecision := {\"action\": \"serve\"}\n"})
-		}},
-		{"a package of the shipped library", "a shipped package has that name", func(t *testing.T) []byte {
-			return build(t, "bad", map[string]string{"x.rego": strings.Replace(rule("acme.two"), "policies.acme", "policies.signature", 1)})
-		}},
-		{"data that are TrustGate's", "bundles may add to trustgate.config only", func(t *testing.T) []byte {
-			return build(t, "bad", map[string]string{"acme/rule.rego": rule("acme.two"), "data.json": `{"trustgate": {"rules": {}}}`})
-		}},
-		{"a rule over what only OPA has", "there for OPA only", func(t *testing.T) []byte {
-			return build(t, "bad", map[string]string{"acme/rule.rego": strings.Replace(rule("acme.two"), `"acme/")`, "data.system.prefix)", 1)})
 		}},
 		{"WebAssembly", "only Rego can be checked", func(t *testing.T) []byte {
 			return build(t, "bad", map[string]string{"acme/rule.rego": rule("acme.two")}, func(c *compile.Compiler) *compile.Compiler {
@@ -307,10 +292,12 @@ func TestDiscovery(t *testing.T) {
 	}
 	polling := `"polling": {"min_delay_seconds": 1, "max_delay_seconds": 1}`
 	shelf.put("gate.tar.gz", configuration(`{"acme": {"service": "shelf", "resource": "acme.tar.gz", `+polling+`}}`))
-	r := start(t, options(t, map[string]any{
+	o := options(t, map[string]any{
 		"services":  map[string]any{"shelf": map[string]any{"url": shelf.URL}},
 		"discovery": map[string]any{"service": "shelf", "resource": "gate.tar.gz", "polling": map[string]any{"min_delay_seconds": 1, "max_delay_seconds": 1}},
-	}, t.TempDir()))
+	}, t.TempDir())
+	o.Accept = acceptBeside // which judge when no bundle is left
+	r := start(t, o)
 	await(t, r)
 	if got := codes(t, r.Current()); got != "acme.one" {
 		t.Errorf("it has the rules %s", got)
@@ -332,7 +319,6 @@ func TestDiscoveredBundleThatCannotBeGivenUpStays(t *testing.T) {
 		"services":  map[string]any{"shelf": map[string]any{"url": shelf.URL}},
 		"discovery": map[string]any{"service": "shelf", "resource": "gate.tar.gz", "polling": map[string]any{"min_delay_seconds": 1, "max_delay_seconds": 1}},
 	}, t.TempDir())
-	o.Accept = acceptAlone
 	r := start(t, o)
 	await(t, r)
 	b := r.Current()

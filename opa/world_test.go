@@ -185,8 +185,15 @@ func options(t testing.TB, section map[string]any, folder string) opa.Options {
 	return opa.Options{Config: config, Accept: accept, Metrics: prometheus.NewRegistry()}
 }
 
-// accept demands what the program does.
+// accept demands what the program does without the shipped rules, which take their
+// time.
 func accept(ctx context.Context, b *policy.Bundles) error {
+	_, err := policy.Load(ctx, policy.Options{Bundles: b})
+	return err
+}
+
+// acceptBeside has the shipped rules judge too.
+func acceptBeside(ctx context.Context, b *policy.Bundles) error {
 	_, err := policy.Load(ctx, policy.Options{Builtin: true, Bundles: b})
 	return err
 }
@@ -229,7 +236,7 @@ func until(t testing.TB, what string, done func() bool) {
 // codes are those of the rules that are not shipped.
 func codes(t testing.TB, b *policy.Bundles) string {
 	t.Helper()
-	engine, err := policy.Load(t.Context(), policy.Options{Builtin: true, Bundles: b})
+	engine, err := policy.Load(t.Context(), policy.Options{Bundles: b})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,12 +247,6 @@ func codes(t testing.TB, b *policy.Bundles) string {
 		}
 	}
 	return strings.Join(own, " ")
-}
-
-// acceptAlone demands what the program does without the shipped rules.
-func acceptAlone(ctx context.Context, b *policy.Bundles) error {
-	_, err := policy.Load(ctx, policy.Options{Bundles: b})
-	return err
 }
 
 // metric is the value of one without labels.
