@@ -395,10 +395,11 @@ func Fetch(ctx context.Context, o Options) (_ *Fetched, err error) {
 		err = errors.Join(err, r.stop(ctx))
 	}()
 	failed := r.discovery.Trigger(ctx)
+	r.listen()
 	plugin := bundle.Lookup(r.manager)
 	if plugin == nil {
 		if failed != nil {
-			return nil, fmt.Errorf("asking for the configuration of the policy: %w", failed)
+			return nil, fmt.Errorf("asking for the configuration of the policy: %w", r.told(failed))
 		}
 		return &Fetched{}, nil
 	}
@@ -409,7 +410,7 @@ func Fetch(ctx context.Context, o Options) (_ *Fetched, err error) {
 			break
 		}
 	}
-	failed = errors.Join(failed, failure)
+	failed = r.told(errors.Join(failed, failure))
 	var have map[string]string
 	if b := r.Current(); b != nil {
 		have = b.Revisions
@@ -420,6 +421,14 @@ func Fetch(ctx context.Context, o Options) (_ *Fetched, err error) {
 		}
 	}
 	return &Fetched{Bundles: r.Current(), Persisted: failed}, nil
+}
+
+// told is an error in the words of the bundle's status, which says each thing once.
+func (r *Remote) told(err error) error {
+	if trouble := r.Trouble(); err != nil && trouble != "" {
+		return errors.New(trouble)
+	}
+	return err
 }
 
 var errNoAnswer = errors.New("nothing was answered")
