@@ -45,7 +45,7 @@ vulncheck:
 unit:
 	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v '/cmd/trustgate$$')
 	$(GO) test -timeout 15m ./cmd/trustgate
-	$(GO) test -race -run 'TestReload|TestCertificates|TestDemo' ./cmd/trustgate
+	$(GO) test -race -run 'TestReload|TestCertificates|TestDemo|TestPolicyFromAServer' ./cmd/trustgate
 
 e2e:
 	./e2e/tools.sh

@@ -103,7 +103,8 @@ type Options struct {
 	Ledger    *ledger.Ledger
 	Platforms []oci.Platform // judged at once when an index is pulled
 	Summaries Summaries
-	Source    TagFinder // who releases revisions; nil asks nobody
+	Decisions DecisionLog // nil tells nobody
+	Source    TagFinder   // who releases revisions; nil asks nobody
 	Packages  Packages
 	Lifetimes Lifetimes
 	Limits    Limits

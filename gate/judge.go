@@ -310,6 +310,7 @@ func (g *Gate) remember(ctx context.Context, n node, a *examined, started time.T
 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
 	defer cancel()
+	asked := a.input.Request.Time
 	a.input.Request.Time = time.Time{} // the judgement has it; equal inputs are stored once
 	input, err := json.Marshal(a.input)
 	if err != nil {
@@ -326,6 +327,7 @@ func (g *Gate) remember(ctx context.Context, n node, a *examined, started time.T
 	if err := g.Ledger.Record(ctx, j, input); err != nil {
 		return nil, fmt.Errorf("recording the verdict on %s: %w", n.ref, err)
 	}
+	g.tell(a, asked)
 	if n.given != nil {
 		g.logDecision(a.Admission)
 		return a.Admission, nil // nothing to pull yet

@@ -43,6 +43,9 @@ type Options struct {
 	// Data are YAML or JSON files that are merged into Config. No key may be
 	// set twice.
 	Data []string
+	// Bundles are what a server has sent; nil is nothing. They are checked as
+	// files are.
+	Bundles *Bundles
 	// AllowNetwork gives rules http.send, net.lookup_ip_addr, opa.runtime and
 	// remote JSON schemas. They can then tell strangers what is pulled.
 	AllowNetwork bool

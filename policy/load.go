@@ -78,6 +78,11 @@ func read(o Options, capabilities *ast.Capabilities, tests bool) (*material, err
 			return nil, fmt.Errorf("loading the policy data %s: %w", p, err)
 		}
 	}
+	if o.Bundles != nil {
+		if err := m.readBundles(o, origin); err != nil {
+			return nil, err
+		}
+	}
 	return m, m.parse(capabilities, tests)
 }
 
@@ -243,6 +248,12 @@ func (m *material) readBundle(name string, origin map[string]string) error {
 	if err != nil {
 		return err
 	}
+	return m.mergeBundled(data, name, origin)
+}
+
+// mergeBundled adds the data of a bundle. Of those that TrustGate has itself only
+// the configuration of rules is open to others.
+func (m *material) mergeBundled(data map[string]any, name string, origin map[string]string) error {
 	if own, ok := data["trustgate"]; ok {
 		members, _ := own.(map[string]any)
 		for key := range members {

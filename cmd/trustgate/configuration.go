@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trustgate/trustgate/cmd/trustgate/config"
+	"github.com/trustgate/trustgate/opa"
 	"github.com/trustgate/trustgate/policy"
 )
 
@@ -45,12 +46,12 @@ file, line and column. Nothing is opened or sent.`,
 		if _, err := readTrust(cfg); err != nil {
 			return err
 		}
-		rules, err := policy.Load(c.Context(), policyOptions(cfg))
+		rules, err := checkPolicy(c, cfg)
 		if err != nil {
-			return fmt.Errorf("loading the policy: %w", err)
+			return err
 		}
 		done := checked{
-			OK: true, File: cfg.File, Routes: len(cfg.Routes), Signers: len(cfg.Trust.Signers), Rules: len(rules.Rules()),
+			OK: true, File: cfg.File, Routes: len(cfg.Routes), Signers: len(cfg.Trust.Signers), Rules: rules,
 			Problems: []config.Problem{}, Warnings: orEmpty(cfg.Warnings),
 		}
 		if out.json() {
@@ -64,6 +65,32 @@ file, line and column. Nothing is opened or sent.`,
 		return err
 	}
 	return c
+}
+
+// checkPolicy counts the rules that the configuration has by itself. Those of
+// bundles are not fetched, so what only they could explain is no mistake.
+func checkPolicy(c *cobra.Command, cfg *config.Config) (rules int, err error) {
+	o := policyOptions(cfg)
+	if len(cfg.Policy.OPA) > 0 {
+		read, err := opa.Read(cfg.Policy.OPA, cfg.Folder(), cfg.Persisted())
+		if err == nil {
+			err = read.Validate()
+		}
+		if err != nil {
+			return 0, err
+		}
+		if o.Partial = opa.Judges(cfg.Policy.OPA); o.Partial {
+			fmt.Fprintln(c.ErrOrStderr(), "the bundles of policy.opa are not fetched; 'trustgate policy check' does")
+			if !o.Builtin && len(o.Paths) == 0 {
+				return 0, nil
+			}
+		}
+	}
+	loaded, err := policy.Load(c.Context(), o)
+	if err != nil {
+		return 0, fmt.Errorf("loading the policy: %w", err)
+	}
+	return len(loaded.Rules()), nil
 }
 
 type checked struct {

@@ -45,12 +45,15 @@ func regoPaths(_ *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCom
 // workbench are the rules that a command is about: those of the configuration,
 // or those of the given paths beside the shipped library. What the
 // configuration says to rules holds for both.
-func workbench(cfg *config.Config, paths []string) policy.Options {
+func workbench(c *cobra.Command, cfg *config.Config, paths []string) (policy.Options, error) {
 	o := policyOptions(cfg)
 	if len(paths) > 0 {
 		o.Paths, o.Collections, o.Partial = cleaned(paths), nil, true
+		return o, nil
 	}
-	return o
+	var err error
+	o.Bundles, err = fetchBundles(c, cfg)
+	return o, err
 }
 
 func cleaned(paths []string) []string {
@@ -118,7 +121,11 @@ Nothing is sent or judged.`,
 		if err != nil {
 			return err
 		}
-		rules, err := policy.Check(c.Context(), workbench(cfg, args))
+		o, err := workbench(c, cfg, args)
+		if err != nil {
+			return err
+		}
+		rules, err := policy.Check(c.Context(), o)
 		result := policyChecked{OK: err == nil, Rules: orEmpty(rules), Problems: orEmpty(policy.Mistakes(err))}
 		if out.json() {
 			if err := writeJSON(c.OutOrStdout(), result); err != nil {
@@ -222,7 +229,10 @@ shipped rule serves, and with_changes({"/image/tag": "latest"}).`,
 		if err != nil {
 			return err
 		}
-		o := workbench(cfg, args)
+		o, err := workbench(c, cfg, args)
+		if err != nil {
+			return err
+		}
 		if !*watch {
 			return once(c, o)
 		}

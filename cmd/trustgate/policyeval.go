@@ -171,6 +171,8 @@ func (r *rules) load(c *cobra.Command) (*policy.Engine, error) {
 	o := policyOptions(cfg)
 	if *r.only {
 		o.Builtin, o.Paths, o.Collections, o.Partial = false, nil, nil, true
+	} else if o.Bundles, err = fetchBundles(c, cfg); err != nil {
+		return nil, err
 	}
 	o.Paths = append(o.Paths, cleaned(*r.paths)...)
 	engine, err := policy.Load(c.Context(), o)

@@ -132,6 +132,9 @@ func (s *service) keepUp(ctx context.Context, l *live, r *reloads, load func() (
 			return
 		case <-hangup:
 			s.log.Info("reloading, on SIGHUP")
+		case <-s.remote.changed():
+			s.takeUp(ctx, l)
+			continue
 		case <-tick.C:
 			now := l.current.Load().config.Stamp()
 			settled := now == before
@@ -175,6 +178,7 @@ func (s *service) reload(ctx context.Context, l *live, load func() (*config.Conf
 		return err
 	}
 	l.replace(s.use(made), s.log)
+	s.remote.took(next, made.policy.Revision())
 	s.log.Info("reloaded", zap.String("policy", made.policy.Revision()), zap.Int("routes", len(next.Routes)))
 	return nil
 }
@@ -188,7 +192,8 @@ func needRestart(was, is *config.Config) []string {
 	}{
 		{"listen", was.Listen, is.Listen}, {"admin", was.Admin, is.Admin}, {"data", was.Data, is.Data},
 		{"tls", was.TLS != nil, is.TLS != nil}, {"cache", was.Cache, is.Cache}, {"ledger", was.Ledger, is.Ledger},
-		{"log", was.Log, is.Log}, {"limits.connections", was.Limits.Connections, is.Limits.Connections},
+		{"log", was.Log, is.Log}, {"policy.opa", was.Policy.OPA, is.Policy.OPA},
+		{"limits.connections", was.Limits.Connections, is.Limits.Connections},
 	} {
 		if !reflect.DeepEqual(part.was, part.is) {
 			changed = append(changed, part.key)

@@ -49,10 +49,15 @@ registries, keeps its data below the user's data folder, and annotates. Write
 		if err != nil {
 			return err
 		}
-		s, err := assemble(c.Context(), cfg, c.ErrOrStderr())
+		admin, err := listenBefore(c.Context(), cfg)
 		if err != nil {
 			return err
 		}
+		s, err := assemble(c.Context(), cfg, c.ErrOrStderr())
+		if err != nil {
+			return errors.Join(err, admin.close())
+		}
+		s.admin = admin.handOver()
 		served := s.listenAndServe(c.Context(), func() (*config.Config, error) { return config.Load(cfg.File, os.Environ()) })
 		return errors.Join(served, s.close())
 	}
@@ -64,8 +69,8 @@ func (s *service) listenAndServe(ctx context.Context, load func() (*config.Confi
 	if err != nil {
 		return fmt.Errorf("listening for pulls: %w", err)
 	}
-	var admin net.Listener
-	if s.config.Admin != "" {
+	admin := s.admin
+	if s.config.Admin != "" && admin == nil {
 		if admin, err = net.Listen("tcp", s.config.Admin); err != nil {
 			public.Close()
 			return fmt.Errorf("listening for administration: %w", err)
@@ -258,6 +263,10 @@ func (s *service) adminServer(serving *live, ready *atomic.Bool, changes *reload
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		if err := s.ready(r.Context(), ready); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		if trouble := s.remote.trouble(); trouble != "" {
+			fmt.Fprintln(w, "ok, but what the policy's server has is not in force:", trouble)
 			return
 		}
 		if broken := changes.broken.Load(); broken != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"time"
 
@@ -35,6 +36,8 @@ type service struct {
 	ledger  *ledger.Ledger
 	metrics *prometheus.Registry
 	pulls   *proxy.Metrics
+	remote  *remotePolicy // nil without policy.opa
+	admin   net.Listener  // where it was opened before; otherwise nil
 	*setup
 }
 
@@ -66,16 +69,25 @@ func openService(c *cobra.Command) (*service, error) {
 	if verbose, _ := c.Flags().GetBool("verbose"); verbose {
 		cfg.Log.Level = "debug"
 	}
-	return assemble(c.Context(), cfg, c.ErrOrStderr())
+	bundles, err := fetchBundles(c, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return assembleWith(c.Context(), cfg, c.ErrOrStderr(), &remotePolicy{seen: bundles})
 }
 
-// assemble puts the gate together. Nothing is sent yet.
+// assemble puts the gate together. Nothing is sent yet, but for policy that comes
+// from a server: that is waited for, and followed.
 func assemble(ctx context.Context, cfg *config.Config, logTo io.Writer) (*service, error) {
+	return assembleWith(ctx, cfg, logTo, nil)
+}
+
+func assembleWith(ctx context.Context, cfg *config.Config, logTo io.Writer, seen *remotePolicy) (*service, error) {
 	log, err := newLog(logTo, cfg.Log)
 	if err != nil {
 		return nil, err
 	}
-	s := &service{log: log, metrics: prometheus.NewRegistry()}
+	s := &service{log: log, metrics: prometheus.NewRegistry(), remote: seen}
 	s.pulls = proxy.NewMetrics(s.metrics)
 	if err := s.open(ctx, cfg); err != nil {
 		s.close()
@@ -96,7 +108,14 @@ func (s *service) open(ctx context.Context, cfg *config.Config) error {
 		return fmt.Errorf("opening the cache: %w", err)
 	}
 	registerCache(s.metrics, s.cache, int64(cfg.Cache.MaxSize))
-	s.setup, err = s.newSetup(ctx, cfg)
+	if s.remote == nil && len(cfg.Policy.OPA) > 0 {
+		if s.remote, err = followPolicy(ctx, cfg, s.log, s.metrics); err != nil {
+			return err
+		}
+	}
+	if s.setup, err = s.newSetup(ctx, cfg); err == nil {
+		s.remote.took(cfg, s.policy.Revision())
+	}
 	return err
 }
 
@@ -110,6 +129,7 @@ func (s *service) close() error {
 	if s.setup != nil {
 		failures = append(failures, s.setup.close(ctx))
 	}
+	failures = append(failures, s.remote.close(ctx))
 	if s.cache != nil {
 		failures = append(failures, s.cache.Close())
 	}

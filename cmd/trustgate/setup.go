@@ -56,7 +56,8 @@ func (s *service) newSetup(ctx context.Context, cfg *config.Config) (made *setup
 	if err != nil {
 		return nil, err
 	}
-	if u.policy, err = policy.Load(ctx, policyOptions(cfg)); err != nil {
+	bundles := s.remote.current()
+	if u.policy, err = policy.Load(ctx, withBundles(cfg, bundles)); err != nil {
 		return nil, fmt.Errorf("loading the policy: %w", err)
 	}
 	var routes []gate.Route
@@ -74,6 +75,7 @@ func (s *service) newSetup(ctx context.Context, cfg *config.Config) (made *setup
 	options := u.gateOptions(routes, trusted)
 	options.Cache, options.Ledger, options.Log = s.cache, s.ledger, s.log
 	options.Summaries = gate.Summaries{Key: key, Verifier: cfg.Summaries.Verifier, Version: readBuildInfo().Version}
+	options.Decisions = s.remote.decisions(u.policy.Revision(), bundles)
 	if u.gate, err = gate.New(options); err != nil {
 		return nil, err
 	}

@@ -105,6 +105,7 @@ type Options struct {
 	Platforms  []oci.Platform
 	Packages   bool // examine them
 	Source     gate.TagFinder
+	Decisions  gate.DecisionLog
 	Log        *zap.Logger
 }
 
@@ -183,6 +184,7 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 			Roots:    o.Roots, Revision: "test",
 		},
 		Source:    o.Source,
+		Decisions: o.Decisions,
 		Packages:  gate.Packages{Examine: o.Packages},
 		Summaries: gate.Summaries{Key: key, Verifier: "https://gate.example/", Version: "test"},
 		Cache:     content, Ledger: book, Platforms: o.Platforms,

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
@@ -17,21 +18,8 @@ import (
 	"github.com/trustgate/trustgate/access"
 	"github.com/trustgate/trustgate/cache"
 	"github.com/trustgate/trustgate/oci"
+	"github.com/trustgate/trustgate/opa"
 )
-
-// later are the parts of the configuration that this version knows and cannot
-// do yet. Accepting one silently would promise a protection that is not there.
-var later = []struct {
-	what string
-	used func(*Config) []string // paths
-}{
-	{"OPA's own configuration", func(c *Config) []string {
-		if len(c.Policy.OPA) > 0 {
-			return []string{"policy.opa"}
-		}
-		return nil
-	}},
-}
 
 // Collections are the shipped sets of rules; signed is the first name of minimal.
 var Collections = []string{"minimal", "signed", "trusted-builds", "slsa3", "release-signed", "reproducible", "packages", "vulnerabilities"}
@@ -56,11 +44,6 @@ func (c *Config) check(r *reader) {
 	k.storage()
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", c.Log.Format, "auto", "json", "console")
-	for _, l := range later {
-		for _, path := range l.used(c) {
-			k.wrong(path, "%s: not supported by this version", l.what)
-		}
-	}
 }
 
 // wrong reports a problem with the value at path: by the variable that set it,
@@ -414,6 +397,33 @@ func (k checker) signer(path string, s Signer) {
 	}
 }
 
+// opa checks the keys of OPA's own configuration, which OPA itself only warns of.
+func (k checker) opa(section map[string]any) {
+	if len(section) == 0 {
+		return
+	}
+	for _, key := range slices.Sorted(maps.Keys(section)) {
+		if slices.Contains(opa.Sections, key) {
+			continue
+		}
+		if near := nearest(key, opa.Sections); near != "" {
+			k.wrong("policy.opa."+key, "unknown key %q; did you mean %q?", key, near)
+		} else {
+			k.wrong("policy.opa."+key, "unknown key %q; of OPA's configuration there is %s", key, strings.Join(opa.Sections, ", "))
+		}
+	}
+	mistakes, err := opa.Check(section)
+	if err != nil {
+		k.wrong("policy.opa", "%v", err)
+	}
+	for _, m := range mistakes {
+		k.wrong("policy.opa."+m.Path, "%s", m.Message)
+	}
+	for _, key := range opa.Unsigned(section) {
+		k.config.Warnings = append(k.config.Warnings, fmt.Sprintf("policy.opa.%s: whoever controls the server, or the way to it, decides what is served; demand signatures with keys and signing", key))
+	}
+}
+
 func (k checker) policy() {
 	p := k.config.Policy
 	for i, path := range p.Paths {
@@ -425,14 +435,15 @@ func (k checker) policy() {
 		k.readable(fmt.Sprintf("policy.data[%d]", i), path, true)
 	}
 	for i, name := range p.Collections {
-		if len(p.Paths) > 0 {
+		if len(p.Paths) > 0 || opa.Judges(p.OPA) {
 			break // a team's rules can have collections of their own, which loading them tells
 		}
 		k.oneOf(fmt.Sprintf("policy.collections[%d]", i), name, Collections...)
 	}
-	if !p.Builtin && len(p.Paths) == 0 {
-		k.wrong("policy.builtin", "without the shipped library there must be policy.paths: nothing would be judged")
+	if !p.Builtin && len(p.Paths) == 0 && !opa.Judges(p.OPA) {
+		k.wrong("policy.builtin", "without the shipped library there must be policy.paths, or bundles in policy.opa: nothing would be judged")
 	}
+	k.opa(p.OPA)
 	for i, e := range p.Exceptions {
 		path := fmt.Sprintf("policy.exceptions[%d]", i)
 		if e.Code == "" || e.Owner == "" || e.Reason == "" || e.Expires == "" {

@@ -4,7 +4,7 @@
 // Every mistake is reported at once, with file, line and column, and with what
 // was probably meant. A configuration with a mistake is never used, not even in
 // part. The package reads files to see that they are there; it holds no secret,
-// only the paths of secrets.
+// only the paths of secrets, but for those that a person writes into policy.opa.
 package config
 
 import (
@@ -208,7 +208,7 @@ type Policy struct {
 	Collections []string       `yaml:"collections"`
 	Data        []Path         `yaml:"data"`
 	Exceptions  []Exception    `yaml:"exceptions"`
-	OPA         map[string]any `yaml:"opa"`
+	OPA         map[string]any `yaml:"opa"` // OPA's own configuration, as OPA reads it
 }
 
 // Exception lets a finding pass for a while.
@@ -361,6 +361,18 @@ func (c *Config) SummaryKey() string {
 		return string(c.Summaries.Key)
 	}
 	return filepath.Join(string(c.Data), "verdicts.key")
+}
+
+// Persisted is where OPA keeps what it is to persist, unless its configuration
+// says it.
+func (c *Config) Persisted() string { return filepath.Join(string(c.Data), "opa") }
+
+// Folder is what relative paths are relative to.
+func (c *Config) Folder() string {
+	if c.File == "" {
+		return "."
+	}
+	return filepath.Dir(c.File)
 }
 
 // ClientKey is the key that what clients carry is sealed with: tokens, and

@@ -84,6 +84,10 @@ func TestMistakes(t *testing.T) {
 		{"pinned without a registry", minimal + "cache:\n  pinned: [debian]\n", `t.yaml:4:12: cache.pinned[0]: "debian" is not a repository with its registry`},
 		{"pinned by digest", minimal + "cache: {pinned: [\"a.example/b@sha256:abc\"]}\n", "cache.pinned[0]: "},
 		{"scrub in the past", minimal + "cache: {scrub: {every: -1h}}\n", "cache.scrub.every: it cannot be negative"},
+		{"unknown key of OPA's", minimal + "policy:\n  opa:\n    servces: {acme: {url: \"https://acme.example\"}}\n", `t.yaml:5:5: policy.opa.servces: unknown key "servces"; did you mean "services"?`},
+		{"a key for OPA's server", minimal + "policy:\n  opa:\n    plugins: {}\n", `t.yaml:5:5: policy.opa.plugins: unknown key "plugins"; of OPA's configuration there is services, `},
+		{"unknown key deep in OPA's", minimal + "policy:\n  opa:\n    services:\n      acme: {url: \"https://acme.example\"}\n    bundles:\n      acme:\n        service: acme\n        poling: {}\n", `t.yaml:10:9: policy.opa.bundles.acme.poling: OPA has no such option`},
+		{"only a log of decisions judges", minimal + "policy: {builtin: false, opa: {services: {acme: {url: \"https://acme.example\"}}, decision_logs: {service: acme}}}\n", "nothing would be judged"},
 		{"postgres", minimal + "ledger: {dsn: \"postgres://u:hunter2@h/d\"}\n", "postgres: not supported by this version"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -194,9 +198,23 @@ func TestOpenListenerIsWarnedOf(t *testing.T) {
 	}
 }
 
+func TestBundlesWithoutSignaturesAreWarnedOf(t *testing.T) {
+	c, err := config.Parse("", []byte(minimal+`policy:
+  builtin: false
+  opa:
+    services: {acme: {url: "https://acme.example"}}
+    keys: {acme: {key: acme.pub}}
+    discovery: {service: acme}
+    bundles: {a: {service: acme}, b: {service: acme, signing: {keyid: acme}}}
+`), nil)
+	if err != nil || len(c.Warnings) != 2 || !strings.HasPrefix(c.Warnings[0], "policy.opa.bundles.a: ") || !strings.HasPrefix(c.Warnings[1], "policy.opa.discovery: ") {
+		t.Errorf("%v, %v", c, err)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add(config.DefaultYAML())
-	for _, seed := range []string{minimal, "lissten: 1", "- a", "a: &x [*x]", "routes: [{", "? a\n: b", "!!map {a: b}", "listen: |\n  x", "\xff", "a: {b: {c: {d: 1}}}"} {
+	for _, seed := range []string{minimal, "lissten: 1", "- a", "a: &x [*x]", "routes: [{", "? a\n: b", "!!map {a: b}", "listen: |\n  x", "\xff", "a: {b: {c: {d: 1}}}", "policy: {opa: {services: [{a: 1}], bundles: {a: {b: [1]}}}}"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {

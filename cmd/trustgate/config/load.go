@@ -178,6 +178,25 @@ func (r *reader) value(node ast.Node, into reflect.Value, path string) {
 		r.sequence(node, into, path)
 	default:
 		r.scalar(node, into)
+		if into.Kind() == reflect.Map {
+			r.places(node, path)
+		}
+	}
+}
+
+// places remembers where the keys of a mapping stand whose form is not known here.
+func (r *reader) places(node ast.Node, path string) {
+	if entries, ok := entriesOf(node); ok {
+		for _, entry := range entries {
+			key := join(path, entry.Key.GetToken().Value)
+			r.at[key+"#key"] = entry.Key.GetToken()
+			r.places(entry.Value, key)
+		}
+	}
+	if list, ok := node.(*ast.SequenceNode); ok {
+		for i, item := range list.Values {
+			r.places(item, fmt.Sprintf("%s[%d]", path, i))
+		}
 	}
 }
 
