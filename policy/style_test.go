@@ -311,3 +311,134 @@ func TestForeignRulesThatWouldBeSilentDoNotLoad(t *testing.T) {
 		})
 	}
 }
+
+func TestForeignRulesAreExplained(t *testing.T) {
+	dir := write(t, map[string]string{
+		"conftest/a.rego": "package main\n\ndeny_latest contains \"no latest\" if {\n\tinput.image.tag == \"latest\"\n}\n\nwarn contains \"old\" if {\n\tinput.image.tag == \"old\"\n}\n",
+		"conforma/a.rego": conformaRules,
+	})
+	engine := mustLoad(t, policy.Options{Rules: []policy.RuleSet{
+		{Style: policy.Conftest, Paths: []string{dir + "/conftest"}},
+		{Style: policy.Conforma, Paths: []string{dir + "/conforma"}, Collections: []string{"minimal"}},
+	}})
+	x, err := engine.Explain(t.Context(), latest(), policy.ExplainOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFacts(t, facts(t, x, "conftest.main.latest"), map[string]string{"input.image.tag": `"latest"`})
+	for _, f := range x.Findings {
+		if f.Code == "conftest.main.latest" && (f.Rules[0].File != dir+"/conftest/a.rego" || f.Rules[0].Line != 3) {
+			t.Errorf("the rule is said to stand at %s:%d", f.Rules[0].File, f.Rules[0].Line)
+		}
+	}
+	wantFacts(t, facts(t, x, "labels.maintainer"), map[string]string{"input.image.config.Labels.maintainer": "missing"})
+	silent := map[string]string{}
+	for _, s := range x.Silent {
+		silent[s.Code] = s.Why + " " + s.Condition
+	}
+	if got := silent["conftest.main"]; got != `a condition does not hold input.image.tag == "old"` {
+		t.Errorf("of the warning it says %q in %v", got, silent)
+	}
+	if got := silent["labels.strict"]; !strings.HasPrefix(got, "it objects, and its entry of policy.rules") {
+		t.Errorf("of the rule of another collection it says %q in %v", got, silent)
+	}
+}
+
+// Modes and exceptions hold for rules of other tools as for all others, a change of one
+// is another policy, and what they do not read of the request is in no key.
+func TestForeignRulesGoThroughTheAggregator(t *testing.T) {
+	load := func(rego string, config map[string]any) *policy.Engine {
+		return mustLoad(t, policy.Options{Config: config, Rules: []policy.RuleSet{{
+			Style: policy.Conftest, Paths: []string{write(t, map[string]string{"a.rego": rego})},
+		}}})
+	}
+	const rego = "package main\ndeny contains \"no latest\" if input.image.tag == \"latest\"\n"
+	plain := load(rego, nil)
+	d := decide(t, load(rego, map[string]any{"exceptions": []map[string]any{{
+		"code": "conftest.main", "repository": "**", "owner": "ops", "reason": "soon", "expires": "2099-01-01",
+	}}}), latest())
+	if d.Action != policy.Serve || !strings.HasPrefix(d.Reasons[0].Because, "exception by ops") {
+		t.Errorf("with an exception: %+v", d)
+	}
+	d = decide(t, load(rego, map[string]any{"routes": map[string]any{registry: map[string]any{"mode": "annotate"}}}), latest())
+	if d.Action != policy.Annotate || d.BeforeMode != policy.Block {
+		t.Errorf("in the mode annotate: %+v", d)
+	}
+	if plain.Revision() == load(rego+"# more\n", nil).Revision() || plain.Revision() != load(rego, nil).Revision() {
+		t.Error("the revision does not tell the rules")
+	}
+	if fields := plain.RequestFields(); len(fields) > 1 {
+		t.Errorf("it reads %v of the request", fields)
+	}
+	reading := load("package main\ndeny contains \"x\" if input.request.client.identity == \"\"\n", nil)
+	if !slices.Contains(reading.RequestFields(), "client.identity") {
+		t.Errorf("it reads %v of the request", reading.RequestFields())
+	}
+	conforma, err := foreign(t, policy.RuleSet{Style: policy.Conforma}, map[string]string{"a.rego": "package a\nimport rego.v1\ndeny contains \"x\" if object.get(input, [\"image\", \"ref\"], \"\") == \"\"\n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(conforma.RequestFields(), plain.RequestFields()) {
+		t.Errorf("a document without the request reads %v of it", conforma.RequestFields())
+	}
+}
+
+func TestPackagesOfForeignRulesAreTheirOwn(t *testing.T) {
+	dir := write(t, map[string]string{
+		"one/a.rego":     "package main\ndeny contains \"x\" if true\n",
+		"two/a.rego":     "package main\ndeny contains \"y\" if true\n",
+		"own/a.rego":     "package trustgate.policies.acme\ndeny contains {\"code\": \"acme.x\", \"msg\": data.main.lib.text} if true\n",
+		"own/b.rego":     "package main.lib\ntext := \"x\"\n",
+		"taken/a.rego":   "package trustgate.policies[\"conftest.main\"]\ndeny contains \"x\" if true\n",
+		"p/policy.rego":  "package signature\nallow { true }\n",
+		"q/policy.rego":  "package signature\nallow { true }\n",
+		"data/own.yaml":  "limits: {size: 5}\n",
+		"data/grab.yaml": "trustgate: {config: {}}\n",
+		"three/a.rego":   "package main\ndeny contains \"too large\" if input.image.size > data.limits.size\n",
+	})
+	conftest := func(folder string, data ...string) policy.RuleSet {
+		return policy.RuleSet{Style: policy.Conftest, Paths: []string{dir + "/" + folder}, Data: data}
+	}
+	cosign := func(folder string) policy.RuleSet {
+		return policy.RuleSet{Style: policy.Cosign, Paths: []string{dir + "/" + folder + "/policy.rego"}, PredicateType: "vuln"}
+	}
+	for _, tc := range []struct {
+		name string
+		o    policy.Options
+		want string
+	}{
+		{"one package in two sets", policy.Options{Rules: []policy.RuleSet{conftest("one"), conftest("two")}}, "package main is in two entries of policy.rules"},
+		{"a helper of TrustGate's rules below it", policy.Options{Paths: []string{dir + "/own"}, Rules: []policy.RuleSet{conftest("one")}}, "has the package main to itself"},
+		{"the name of an adapter", policy.Options{Paths: []string{dir + "/taken"}, Rules: []policy.RuleSet{conftest("one")}}, "a shipped package has that name"},
+		{"two cosign policies of one name", policy.Options{Rules: []policy.RuleSet{cosign("p"), cosign("q")}}, "would be called cosign.policy"},
+		{"data of TrustGate's", policy.Options{Rules: []policy.RuleSet{conftest("one", dir+"/data/grab.yaml")}}, "name it under policy.data"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if _, err := policy.Load(t.Context(), tc.o); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("it says %v", err)
+			}
+		})
+	}
+	engine := mustLoad(t, policy.Options{Rules: []policy.RuleSet{conftest("three", dir+"/data/own.yaml")}})
+	large := latest()
+	large.Image.Size = 6
+	if got := says(decide(t, engine, large)); !slices.Equal(got, []string{"block conftest.main: too large"}) {
+		t.Errorf("with data of its own it says %v", got)
+	}
+}
+
+func TestCheckListsForeignRulesAndIsNotStrictWithThem(t *testing.T) {
+	dir := write(t, map[string]string{
+		"a.rego": "package main\nimport data.unused\n# METADATA\n# title: No latest\ndeny_latest contains \"x\" if { y := 1; input.image.tag == \"latest\" }\n",
+		"b.rego": "package trustgate.policies.acme\nimport data.unused\n# METADATA\n# title: T\n# custom: {code: acme.x}\ndeny contains {\"code\": \"acme.x\", \"msg\": \"m\"} if true\n",
+	})
+	o := policy.Options{Rules: []policy.RuleSet{{Style: policy.Conftest, Paths: []string{dir + "/a.rego"}}}}
+	rules, err := policy.Check(t.Context(), o)
+	if err != nil || len(rules) != 1 || rules[0].Code != "conftest.main.latest" || rules[0].Title != "No latest" || rules[0].Line != 5 {
+		t.Errorf("%+v, %v", rules, err)
+	}
+	o.Paths = []string{dir + "/b.rego"}
+	if _, err := policy.Check(t.Context(), o); err == nil || strings.Count(err.Error(), ".rego:2:1") != 1 {
+		t.Errorf("of an unused import beside it says %v", err)
+	}
+}

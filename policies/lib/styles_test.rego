@@ -22,7 +22,11 @@ test_conforma_finding if {
 	styles.result("no") == "no"
 }
 
-converted := styles.conforma with input as f.with_changes({
+converted := document if {
+	document := styles.conforma with input as seen
+}
+
+seen := f.with_changes({
 	"/attestations": [f.sbom, f.unattested("t", "no")],
 	"/signatures": [
 		f.signature("release"),
