@@ -48,7 +48,7 @@ func regoPaths(_ *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCom
 func workbench(cfg *config.Config, paths []string) policy.Options {
 	o := policyOptions(cfg)
 	if len(paths) > 0 {
-		o.Paths, o.Collections, o.Partial = cleaned(paths), nil, true
+		o.Paths, o.Rules, o.Collections, o.Partial = cleaned(paths), nil, nil, true
 	}
 	return o
 }
