@@ -33,7 +33,7 @@ these steps:
 Name the folder under policy.paths of the configuration, and the gate judges by
 it. docs/policy.md walks through all of it; docs/rules.md lists the shipped rules.`,
 	}
-	c.AddCommand(newPolicyNew(), newPolicyCheck(), newPolicyTest(), newPolicyInput(), newPolicyEval(), newPolicyExplain(), newPolicyReplay())
+	c.AddCommand(newPolicyNew(), newPolicyCheck(), newPolicyTest(), newPolicyInput(), newPolicyEval(), newPolicyExplain(), newPolicyReplay(), newPolicyImport())
 	return c
 }
 
