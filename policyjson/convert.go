@@ -477,7 +477,7 @@ routes:
 trust:
   signers:{{if not .C.Signers}} []{{end}}
 {{- range .C.Signers}}
-  - {name: {{yaml .Name}}, {{.Kind}}: { {{- .Settings -}} }}   # {{comment .From}}
+    - {name: {{yaml .Name}}, {{.Kind}}: { {{- .Settings -}} }}   # {{comment .From}}
 {{- end}}
 
 policy:
