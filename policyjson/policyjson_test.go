@@ -1,8 +1,13 @@
 package policyjson_test
 
 import (
+	"fmt"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -113,10 +118,13 @@ func TestTheNarrowestScopeCounts(t *testing.T) {
 // The answers are those of containers/image's own tests of policy_reference_match.go.
 func TestSignedIdentities(t *testing.T) {
 	byDigest := "registry.example/acme/app@" + image.String()
-	for _, tc := range []struct {
+	type identified struct {
 		identity, pulled, signed string
 		want                     policy.Action
-	}{
+	}
+	scopes := map[string]string{}
+	var all []identified
+	for _, tc := range []identified{
 		{``, one, one, policy.Serve},
 		{``, one, "registry.example/acme/app:2", policy.Block},
 		{``, one, "registry.example/acme/app", policy.Block},
@@ -150,11 +158,29 @@ func TestSignedIdentities(t *testing.T) {
 		if identity != "" {
 			identity = `, "signedIdentity": ` + identity
 		}
-		e := engine(t, `{"default": [{`+here+identity+`}]}`)
+		scope, own := scopeOf(tc.pulled), "acme"+strconv.Itoa(len(scopes))
+		if _, there := scopes[scope]; !there || scope != "docker.io" {
+			// One policy.json for all of them, so each has a namespace of its own.
+			scope, identity = strings.ReplaceAll(scope, "acme", own), strings.ReplaceAll(identity, "acme", own)
+			tc.pulled, tc.signed = strings.ReplaceAll(tc.pulled, "/acme/", "/"+own+"/"), strings.ReplaceAll(tc.signed, "example/acme/", "example/"+own+"/")
+		}
+		scopes[scope] = `"` + scope + `": [{` + here + identity + `}]`
+		all = append(all, tc)
+	}
+	e := engine(t, `{`+empty+`, "transports": {"docker": {`+strings.Join(slices.Sorted(maps.Values(scopes)), ",")+`}}}`)
+	for _, tc := range all {
 		if got := action(t, e, pulled(tc.pulled, signed(tc.signed))); got != tc.want {
 			t.Errorf("%s pulled, %s signed, %s: %s, want %s", tc.pulled, tc.signed, tc.identity, got, tc.want)
 		}
 	}
+}
+
+// scopeOf is the namespace of a reference, or Docker Hub.
+func scopeOf(reference string) string {
+	if strings.HasPrefix(reference, "docker.io/") {
+		return "docker.io"
+	}
+	return path.Dir(reference)
 }
 
 func TestWhichSignaturesCount(t *testing.T) {
@@ -162,9 +188,13 @@ func TestWhichSignaturesCount(t *testing.T) {
 	other.Signer = &policy.Signer{Name: "other"}
 	cosign.Kind, inherited.Inherited = "cosign", true
 	unverified.Verified, unverified.Signer = false, nil
+	attached := cosign // by the very key, were that possible
+	cosign.Signer = &policy.Signer{Name: "ci"}
 	bundle := cosign
 	bundle.Kind = "sigstore"
-	const key = `"type": "sigstoreSigned", "keyPath": "/etc/pki/release.pub"`
+	const key = `"type": "sigstoreSigned", "keyPath": "/etc/pki/ci.pub"`
+	var scopes, names []string // one policy.json for all of them
+	cases := map[string]func(*testing.T, *policy.Engine, string){}
 	for _, tc := range []struct {
 		name, demands string
 		with          policy.Signature
@@ -175,7 +205,7 @@ func TestWhichSignaturesCount(t *testing.T) {
 		{"one by another signer", `{` + here + `}`, other, policy.Block},
 		{"one that does not verify", `{` + here + `}`, unverified, policy.Block},
 		{"one over the index", `{` + here + `}`, inherited, policy.Block},
-		{"one of another kind", `{` + here + `}`, cosign, policy.Block},
+		{"one of another kind", `{` + here + `}`, attached, policy.Block},
 		{"cosign's attachment", `{` + key + `}`, cosign, policy.Serve},
 		{"a bundle, which containers/image does not read", `{` + key + `}`, bundle, policy.Block},
 		{"one of two demanded", `{` + here + `}, {"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/etc/pki/other.asc"}`, signed(one), policy.Block},
@@ -184,11 +214,18 @@ func TestWhichSignaturesCount(t *testing.T) {
 		{"signed and anything", `{"type": "insecureAcceptAnything"}, {` + here + `}`, signed(one), policy.Serve},
 		{"anything and a signature that is not there", `{"type": "insecureAcceptAnything"}, {` + here + `}`, policy.Signature{}, policy.Block},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			if got := action(t, engine(t, `{"default": [{"type": "insecureAcceptAnything"}], "transports": {"docker": {"registry.example": [`+tc.demands+`]}}}`), pulled(one, tc.with)); got != tc.want {
+		cases[tc.name] = func(t *testing.T, e *policy.Engine, reference string) {
+			tc.with.Reference = reference
+			if got := action(t, e, pulled(reference, tc.with)); got != tc.want {
 				t.Errorf("%s, want %s", got, tc.want)
 			}
-		})
+		}
+		scopes = append(scopes, fmt.Sprintf(`"registry.example/%d": [%s]`, len(scopes), tc.demands))
+		names = append(names, tc.name)
+	}
+	e := engine(t, `{"default": [{"type": "insecureAcceptAnything"}], "transports": {"docker": {`+strings.Join(scopes, ",")+`}}}`)
+	for i, name := range names {
+		t.Run(name, func(t *testing.T) { cases[name](t, e, fmt.Sprintf("registry.example/%d/app:1", i)) })
 	}
 }
 

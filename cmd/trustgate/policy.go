@@ -226,7 +226,11 @@ shipped rule serves, and with_changes({"/image/tag": "latest"}).`,
 		if !*watch {
 			return once(c, o)
 		}
-		return again(c, append(slices.Clone(o.Paths), o.Data...), func() error { return once(c, o) })
+		watched := slices.Concat(o.Paths, o.Data)
+		for _, set := range o.Rules {
+			watched = slices.Concat(watched, set.Paths, set.Data)
+		}
+		return again(c, watched, func() error { return once(c, o) })
 	}
 	return c
 }

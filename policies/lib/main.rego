@@ -195,12 +195,14 @@ reasons := [reason |
 	reason := object.remove(entry[3], {"effective_on", "depends_on"})
 ]
 
-# What depends on something that blocks anyway says nothing new.
+# What depends on something that blocks anyway says nothing new. What that depends on in
+# turn is not followed: a circle would leave nothing to say.
 implied(f) if {
 	some code in object.get(f, "depends_on", [])
 	some other in settled
 	other.code == code
 	other.effect == "block"
+	object.get(other, "depends_on", []) == []
 }
 
 rank := {"block": 0, "annotate": 1, "serve": 2}

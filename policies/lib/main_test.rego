@@ -275,6 +275,14 @@ test_what_depends_on_a_block_is_not_said_in_another_mode if {
 	d.before_mode == "block"
 }
 
+test_what_depends_on_each_other_is_said if {
+	d := decide(
+		{"acme": {"deny": {{"code": "acme.a", "msg": "a"}, {"code": "acme.b", "msg": "b"}}}},
+		{"acme": {"acme.a": {"depends_on": ["acme.b"]}, "acme.b": {"depends_on": ["acme.a"]}}}, {},
+	)
+	[r.code | some r in d.reasons] == ["acme.a", "acme.b"]
+}
+
 test_what_depends_on_an_excused_block_is_said if {
 	d := depending(excepting({"code": "acme.base", "repository": "**"}))
 	d.action == "block"
