@@ -7,9 +7,10 @@ package policies
 import "embed"
 
 // Files holds lib/ (the aggregator, always loaded), trustgate/ (the shipped
-// rules) and their tests, each *_test.rego.
+// rules) and their tests, each *_test.rego; and conforma/, which is loaded beside
+// rules of Conforma's.
 //
-//go:embed lib trustgate
+//go:embed lib trustgate conforma
 var Files embed.FS
 
 // InputSchema is the JSON schema, draft 07, of the input document. Rules are
@@ -23,3 +24,9 @@ var InputSchema []byte
 //
 //go:embed schema/config.json
 var ConfigSchema []byte
+
+// StyleSchemas are the JSON schemas, draft 07, of what rules of other tools take for
+// the input, schema/<style>.json. Conftest's rules read the input document itself.
+//
+//go:embed schema/conforma.json schema/cosign.json
+var StyleSchemas embed.FS

@@ -52,6 +52,8 @@ type Options struct {
 	// Partial says that not all of the configured rules are loaded: settings and
 	// collections of the others are no mistakes.
 	Partial bool
+	// Rules are sets of rules that were written for other tools.
+	Rules []RuleSet
 	// Deadline of one evaluation; 0 means 5 s.
 	Deadline time.Duration
 }
@@ -85,7 +87,7 @@ func Load(ctx context.Context, o Options) (*Engine, error) {
 	e := &Engine{
 		query:    query,
 		compiled: c,
-		fields:   reachedFields(c.compiler.Modules),
+		fields:   reachedFields(c.readers()),
 		revision: c.revision(o),
 		deadline: o.deadline(),
 	}
@@ -133,18 +135,25 @@ func compile(ctx context.Context, o Options, s stages) (*compiled, error) {
 		}
 	}
 	failures := []error{checkContract(live), checkSettings(m.config, packages, o.Partial)}
+	if s.strict && len(o.Rules) > 0 {
+		if err := checkStrict(o, live); err != nil {
+			return nil, errors.Join(append(failures, err)...)
+		}
+	}
 	if c.compiler, err = newCompiler(o, m.data); err != nil {
 		return nil, err
 	}
-	c.compiler.WithStrict(s.strict).SetErrorLimit(0)
+	c.compiler.WithStrict(s.strict && len(o.Rules) == 0).SetErrorLimit(0)
 	if c.compiler.Compile(modules); c.compiler.Failed() {
 		return nil, errors.Join(append(failures, diagnose(c.compiler.Errors))...)
 	}
 	if c.rules, err = readRules(c.compiler, live); err != nil {
 		failures = append(failures, err)
 	} else if !o.Partial {
-		failures = append(failures, checkCollections(o.Collections, c.rules))
+		failures = append(failures, checkCollections("policy.collections", o.Collections, c.rules))
 	}
+	foreign, inactive, err := m.readForeign(c.compiler)
+	failures = append(failures, err)
 	if s.strict {
 		failures = append(failures, checkMetadata(c.compiler, live, c.rules))
 	}
@@ -155,8 +164,11 @@ func compile(ctx context.Context, o Options, s stages) (*compiled, error) {
 	for _, name := range o.Collections {
 		collections = append(collections, name)
 	}
+	adapted, conforma := m.adaptedDocument()
+	c.rules = append(c.rules, foreign...)
 	c.data = map[string]any{"trustgate": map[string]any{
 		"config": m.config, "rules": rulesDocument(c.rules), "collections": collections,
+		"adapted": adapted, "inactive": inactive, "conforma": conforma,
 	}}
 	for key, value := range m.data {
 		c.data[key] = value
@@ -180,6 +192,16 @@ func newCompiler(o Options, data map[string]any) (*ast.Compiler, error) {
 	}
 	for at, member := range bound {
 		schemas.Put(schemaName(at), member)
+	}
+	for _, style := range []string{Conforma, Cosign} {
+		raw, err := policies.StyleSchemas.ReadFile("schema/" + style + ".json")
+		if err == nil {
+			err = util.UnmarshalJSON(raw, &schema)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading the schema of the input of %s rules: %w", style, err)
+		}
+		schemas.Put(ast.SchemaRootRef.Append(ast.StringTerm(style)), schema)
 	}
 	return ast.NewCompiler().
 		WithCapabilities(capabilities(o.AllowNetwork)).

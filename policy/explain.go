@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -121,13 +123,17 @@ type explaining struct {
 type ran struct {
 	pkg, file string // the package's name below trustgate.policies
 	rule      *ast.Rule
+	foreign   string   // the code of another tool's rule, where its findings have none
 	codes     []string // that it found
 	stopped   *ast.Expr
 }
 
 func (x *explaining) module(ctx context.Context, m module) error {
+	if m.set != nil {
+		return x.foreign(ctx, m)
+	}
 	name, _ := packageName(m.parsed.Package)
-	if name == "" {
+	if name == "" || x.stoodFor(name) {
 		return nil
 	}
 	for _, rule := range x.compiled.compiler.Modules[m.file].Rules {
@@ -135,26 +141,78 @@ func (x *explaining) module(ctx context.Context, m module) error {
 		if set != SeverityDeny && set != SeverityWarn || rule.Head.Key == nil {
 			continue
 		}
-		if err := x.run(ctx, name, m, rule); err != nil {
+		if err := x.run(ctx, &ran{pkg: name, file: m.file, rule: rule}, x.input); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// stoodFor says whether an adapter only passes on what rules say that are run by
+// themselves. The one of a cosign policy makes findings of its own.
+func (x *explaining) stoodFor(name string) bool {
+	return slices.ContainsFunc(x.compiled.adapted, func(p *adapted) bool { return p.Name == name && p.Set.Style != Cosign })
+}
+
+// foreign runs the rules of another tool on what they take for the input.
+func (x *explaining) foreign(ctx context.Context, m module) error {
+	for _, p := range x.compiled.adapted {
+		if p.Set != m.set || p.Set.Style == Cosign || !p.Path.Equal(m.parsed.Package.Path) {
+			continue
+		}
+		input := x.input
+		if p.Set.Style == Conforma {
+			var err error
+			if input, err = x.converted(ctx); err != nil {
+				return err
+			}
+		}
+		for _, rule := range x.compiled.compiler.Modules[m.file].Rules {
+			if name := ruleName(rule); slices.Contains(p.Rules, name) {
+				described, _ := p.rule(name, rule, ownAnnotations(inside(x.compiled.compiler.GetAnnotationSet().Chain(rule))))
+				if err := x.run(ctx, &ran{pkg: p.Name, file: m.file, rule: rule, foreign: described.Code}, input); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// converted is the input as Conforma has it.
+func (x *explaining) converted(ctx context.Context) (*ast.Term, error) {
+	var input *ast.Term
+	err := topdown.NewQuery(ast.MustParseBody("converted = data.trustgate.lib.styles.conforma")).
+		WithCompiler(x.compiled.compiler).WithStore(x.compiled.store).WithTransaction(x.txn).
+		WithInput(x.input).WithStrictBuiltinErrors(true).
+		Iter(ctx, func(result topdown.QueryResult) error {
+			input = result["converted"]
+			return nil
+		})
+	if err == nil && input == nil {
+		err = errors.New("it is undefined")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("converting the input: %w", err)
+	}
+	return input, nil
+}
+
 // run evaluates the body of one rule. Nothing is cached between two runs, and
 // no index skips a condition, so that everything that is read is seen.
-func (x *explaining) run(ctx context.Context, name string, m module, rule *ast.Rule) error {
+func (x *explaining) run(ctx context.Context, one *ran, input *ast.Term) error {
+	rule := one.rule
+	pkg := dotted(rule.Module.Package.Path)
 	body := rule.Body.Copy()
 	body.Append(ast.Equality.Expr(ast.VarTerm("finding"), rule.Head.Key))
-	w := newWatch(x.input, x.compiled.data)
+	w := newWatch(input, x.compiled.data)
 	ctx, cancel := context.WithTimeout(ctx, x.deadline)
 	defer cancel()
 	stop := topdown.NewCancel()
 	defer context.AfterFunc(ctx, stop.Cancel)()
 	query := topdown.NewQuery(body).
 		WithCompiler(x.compiled.compiler).WithStore(x.compiled.store).WithTransaction(x.txn).
-		WithInput(x.input).WithCancel(stop).WithIndexing(false).WithStrictBuiltinErrors(true).
+		WithInput(input).WithCancel(stop).WithIndexing(false).WithStrictBuiltinErrors(true).
 		WithQueryTracer(w)
 	if !x.document.Request.Time.IsZero() {
 		query = query.WithTime(x.document.Request.Time)
@@ -163,9 +221,8 @@ func (x *explaining) run(ctx context.Context, name string, m module, rule *ast.R
 	if x.options.Trace {
 		query = query.WithQueryTracer(steps)
 	}
-	one := ran{pkg: name, file: m.file, rule: rule}
 	err := query.Iter(ctx, func(result topdown.QueryResult) error {
-		pkg, code, msg := name, name, ""
+		code, msg := cmp.Or(one.foreign, one.pkg), ""
 		finding := result["finding"]
 		if finding == nil {
 			return nil
@@ -175,11 +232,15 @@ func (x *explaining) run(ctx context.Context, name string, m module, rule *ast.R
 			msg = string(v)
 		case ast.Object:
 			msg = textOf(v, "msg", "")
-			code = textOf(v, "code", name)
+			code = textOf(v, "code", code)
+		}
+		if strings.HasPrefix(one.pkg, Conforma+".") && one.foreign != "" {
+			parts := strings.Split(code, ".")
+			code = strings.Join(parts[max(len(parts)-2, 0):], ".")
 		}
 		one.codes = append(one.codes, code)
-		key := findingKey(pkg, code, msg)
-		f := Fired{Package: dotted(m.parsed.Package.Path), File: m.file, Line: rule.Location.Row, Facts: w.result()}
+		key := findingKey(one.pkg, code, msg)
+		f := Fired{Package: pkg, File: one.file, Line: rule.Location.Row, Facts: w.result()}
 		list := x.fired[key]
 		for i := range list {
 			if list[i].File == f.File && list[i].Line == f.Line {
@@ -191,12 +252,12 @@ func (x *explaining) run(ctx context.Context, name string, m module, rule *ast.R
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("explaining the rule at %s:%d: %w", m.file, rule.Location.Row, diagnose(err))
+		return fmt.Errorf("explaining the rule at %s:%d: %w", one.file, rule.Location.Row, diagnose(err))
 	}
 	one.stopped = w.furthest
-	x.runs = append(x.runs, one)
-	if x.options.Trace && (x.options.Code == "" || x.about(one)) {
-		fmt.Fprintf(&x.trace, "%s at %s:%d\n", dotted(m.parsed.Package.Path)+"."+ruleName(rule), m.file, rule.Location.Row)
+	x.runs = append(x.runs, *one)
+	if x.options.Trace && (x.options.Code == "" || x.about(*one)) {
+		fmt.Fprintf(&x.trace, "%s at %s:%d\n", pkg+"."+ruleName(rule), one.file, rule.Location.Row)
 		topdown.PrettyTraceWithLocation(&x.trace, *steps)
 		x.trace.WriteByte('\n')
 	}
@@ -219,6 +280,9 @@ func (x *explaining) about(one ran) bool {
 
 // codeOf is the code that a rule would report, as far as it is written down.
 func (x *explaining) codeOf(one ran) string {
+	if one.foreign != "" {
+		return one.foreign
+	}
 	if code, ok := codeIn(one.rule.Head.Key); ok {
 		return code
 	}
@@ -245,7 +309,7 @@ func (x *explaining) silent(decision Decision) []Silent {
 		codes := one.codes
 		if len(codes) == 0 {
 			codes = []string{x.codeOf(one)}
-			if x.passesOn(one, codes[0]) {
+			if one.foreign == "" && x.passesOn(one, codes[0]) {
 				continue
 			}
 		}
@@ -256,6 +320,8 @@ func (x *explaining) silent(decision Decision) []Silent {
 			}
 			s := Silent{Package: one.pkg, Code: code, Title: known[key].Title, File: one.file, Line: one.rule.Location.Row}
 			switch {
+			case len(one.codes) > 0 && one.foreign != "":
+				s.Why = "it objects, and its entry of policy.rules (collections, repositories), an exception of its own or a finding that it depends on leaves it out"
 			case len(one.codes) > 0:
 				s.Why = "it objects, but no collection of policy.collections has it"
 			case one.stopped != nil && one.stopped.Location != nil:

@@ -36,13 +36,15 @@ type module struct {
 	parsed  *ast.Module
 	shipped bool
 	test    bool
+	set     *RuleSet // of another tool's rules; nil for TrustGate's own
 }
 
 // material is everything that Options name, read and parsed.
 type material struct {
 	modules []module
 	config  map[string]any // data.trustgate.config
-	data    map[string]any // what bundles add beside data.trustgate
+	data    map[string]any // what bundles and sets add beside data.trustgate
+	adapted []*adapted
 }
 
 // read leaves tests unparsed unless they are asked for: one that is broken
@@ -83,7 +85,15 @@ func read(o Options, capabilities *ast.Capabilities, tests bool) (*material, err
 			return nil, err
 		}
 	}
-	return m, m.parse(capabilities, tests)
+	for i := range o.Rules {
+		if err := m.readSet(&o.Rules[i], origin); err != nil {
+			return nil, fmt.Errorf("loading policy.rules[%d]: %w", i, err)
+		}
+	}
+	if err := m.parse(capabilities, tests); err != nil {
+		return nil, err
+	}
+	return m, m.adapt(o, capabilities)
 }
 
 // configSchemas is what the schema of the configuration says of each member that
@@ -274,27 +284,32 @@ func (m *material) mergeBundled(data map[string]any, name string, origin map[str
 }
 
 func (m *material) readData(name string, origin map[string]string) error {
-	raw, err := readFile(os.DirFS(filepath.Dir(name)), filepath.Base(name), maxData)
+	data, err := readDataFile(name)
 	if err != nil {
 		return err
 	}
+	return merge(m.config, data, "", name, origin)
+}
+
+func readDataFile(name string) (map[string]any, error) {
+	raw, err := readFile(os.DirFS(filepath.Dir(name)), filepath.Base(name), maxData)
+	if err != nil {
+		return nil, err
+	}
 	if !json.Valid(raw) {
 		if raw, err = yaml.YAMLToJSON(raw); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	var doc any
-	if err := util.UnmarshalJSON(raw, &doc); err != nil {
-		return err
-	}
-	if doc == nil {
-		return nil
+	if err := util.UnmarshalJSON(raw, &doc); err != nil || doc == nil {
+		return nil, err
 	}
 	data, ok := doc.(map[string]any)
 	if !ok {
-		return errors.New("it must be a mapping: its members become data.trustgate.config.…")
+		return nil, errors.New("it must be a mapping: its members become data.trustgate.config.… (of policy.data) or data.… (of policy.rules)")
 	}
-	return merge(m.config, data, "", name, origin)
+	return data, nil
 }
 
 // merge adds the members of from to into. Only objects merge; anything else
@@ -340,11 +355,9 @@ func (m *material) parse(capabilities *ast.Capabilities, tests bool) error {
 		if mod.test && !tests {
 			continue
 		}
-		parsed, err := ast.ParseModuleWithOpts(mod.file, string(mod.raw), ast.ParserOptions{
-			ProcessAnnotation: true, RegoVersion: ast.RegoV1, Capabilities: capabilities,
-		})
+		parsed, err := ast.ParseModuleWithOpts(mod.file, string(mod.raw), mod.parserOptions(capabilities))
 		if err != nil {
-			failures = append(failures, diagnose(err))
+			failures = append(failures, diagnose(err), mod.oldRego())
 		}
 		mod.parsed = parsed
 	}

@@ -24,6 +24,9 @@ func reachedFields(modules map[string]*ast.Module) []string {
 	var visitor *ast.GenericVisitor
 	visitor = ast.NewGenericVisitor(func(x any) bool {
 		switch x := x.(type) {
+		case *ast.With:
+			visitor.Walk(x.Value) // the target is put in place, and not read
+			return true
 		case ast.Ref:
 			if !x[0].Equal(ast.InputRootDocument) {
 				return false

@@ -22,10 +22,12 @@ type Rule struct {
 	Severity    string   `json:"severity"`               // deny or warn
 	EffectiveOn string   `json:"effective_on,omitempty"` // RFC 3339, or a date
 	Collections []string `json:"collections"`            // empty: active whatever the configuration chooses
+	DependsOn   []string `json:"depends_on,omitempty"`   // codes that say as much when they block
 	File        string   `json:"file"`
 	Line        int      `json:"line"`
 
 	declared bool // Severity is the metadata's, not the set's
+	foreign  bool // of another tool
 }
 
 // Packages that judge are trustgate.policies.<name>; all else below trustgate
@@ -227,13 +229,10 @@ func readRule(name, set string, chain ...*ast.Annotations) (Rule, error) {
 				}
 				r.Severity, r.declared = text, true
 			case "effective_on":
-				if t, ok := value.(time.Time); ok {
-					text = t.UTC().Format(time.RFC3339)
-				}
-				if err := checkInstant(text); err != nil {
+				var err error
+				if r.EffectiveOn, err = instantIn(value); err != nil {
 					fail("custom.effective_on: %v", err)
 				}
-				r.EffectiveOn = text
 			case "collections":
 				names, err := textList(value)
 				if err != nil {
@@ -244,6 +243,15 @@ func readRule(name, set string, chain ...*ast.Annotations) (Rule, error) {
 		}
 	}
 	return r, errors.Join(failures...)
+}
+
+// instantIn reads an instant of metadata: YAML has times of its own.
+func instantIn(value any) (string, error) {
+	text, _ := value.(string)
+	if t, ok := value.(time.Time); ok {
+		text = t.UTC().Format(time.RFC3339)
+	}
+	return text, checkInstant(text)
 }
 
 // checkInstant accepts what the aggregator can compare: RFC 3339 with a zone,
@@ -292,6 +300,16 @@ func rulesDocument(rules []Rule) map[string]any {
 		entry := map[string]any{
 			"title": r.Title, "solution": r.Solution, "effective_on": r.EffectiveOn, "collections": collections,
 		}
+		if len(r.DependsOn) > 0 {
+			codes := []any{}
+			for _, code := range r.DependsOn {
+				codes = append(codes, code)
+			}
+			entry["depends_on"] = codes
+		}
+		if r.foreign {
+			entry["collections"] = []any{} // its set has chosen
+		}
 		if r.declared {
 			entry["severity"] = r.Severity
 		}
@@ -302,7 +320,7 @@ func rulesDocument(rules []Rule) map[string]any {
 
 // checkCollections refuses a name that no rule carries: it would silence rules
 // without anybody noticing.
-func checkCollections(chosen []string, rules []Rule) error {
+func checkCollections(at string, chosen []string, rules []Rule) error {
 	var known []string
 	for _, r := range rules {
 		known = append(known, r.Collections...)
@@ -314,9 +332,9 @@ func checkCollections(chosen []string, rules []Rule) error {
 		if slices.Contains(known, c) {
 			continue
 		}
-		err := fmt.Errorf("policy.collections: no loaded rule belongs to %q; there is %s", c, cmp.Or(strings.Join(known, ", "), "none"))
+		err := fmt.Errorf("%s: no loaded rule belongs to %q; there is %s", at, c, cmp.Or(strings.Join(known, ", "), "none"))
 		if near := nearest(c, known); near != "" {
-			err = fmt.Errorf("policy.collections: no loaded rule belongs to %q; did you mean %s?", c, near)
+			err = fmt.Errorf("%s: no loaded rule belongs to %q; did you mean %s?", at, c, near)
 		}
 		failures = append(failures, err)
 	}

@@ -33,7 +33,7 @@ these steps:
 Name the folder under policy.paths of the configuration, and the gate judges by
 it. docs/policy.md walks through all of it; docs/rules.md lists the shipped rules.`,
 	}
-	c.AddCommand(newPolicyNew(), newPolicyCheck(), newPolicyTest(), newPolicyInput(), newPolicyEval(), newPolicyExplain(), newPolicyReplay())
+	c.AddCommand(newPolicyNew(), newPolicyCheck(), newPolicyTest(), newPolicyInput(), newPolicyEval(), newPolicyExplain(), newPolicyReplay(), newPolicyImport())
 	return c
 }
 
@@ -48,7 +48,7 @@ func regoPaths(_ *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCom
 func workbench(c *cobra.Command, cfg *config.Config, paths []string) (policy.Options, error) {
 	o := policyOptions(cfg)
 	if len(paths) > 0 {
-		o.Paths, o.Collections, o.Partial = cleaned(paths), nil, true
+		o.Paths, o.Rules, o.Collections, o.Partial = cleaned(paths), nil, nil, true
 		return o, nil
 	}
 	var err error
@@ -236,7 +236,11 @@ shipped rule serves, and with_changes({"/image/tag": "latest"}).`,
 		if !*watch {
 			return once(c, o)
 		}
-		return again(c, append(slices.Clone(o.Paths), o.Data...), func() error { return once(c, o) })
+		watched := slices.Concat(o.Paths, o.Data)
+		for _, set := range o.Rules {
+			watched = slices.Concat(watched, set.Paths, set.Data)
+		}
+		return again(c, watched, func() error { return once(c, o) })
 	}
 	return c
 }

@@ -21,7 +21,27 @@ import (
 // TestPolicyGuide does what docs/policy.md says, from the first line to the last: it
 // writes the files, runs the commands and wants the answers that the page shows.
 func TestPolicyGuide(t *testing.T) {
-	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "policy.md"))
+	if commands := followPage(t, "policy.md", false); commands < 9 {
+		t.Errorf("the page has %d commands", commands)
+	}
+}
+
+// TestMigratingGuide does the same with docs/migrating.md.
+func TestMigratingGuide(t *testing.T) {
+	if commands := followPage(t, "migrating.md", true); commands < 11 {
+		t.Errorf("the page has %d commands", commands)
+	}
+}
+
+// followPage writes the files of a page of docs, whole or, of the configuration, the parts that
+// it shows, and runs its commands. Unless they are new, its files are there to be edited.
+func followPage(t *testing.T, name string, fresh bool) (commands int) {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.ReadFile(filepath.Join("..", "..", "evidence", "sigstore", "testdata", "public-good", "trusted_root.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +52,9 @@ func TestPolicyGuide(t *testing.T) {
 	defer scene.Close()
 	t.Chdir(filepath.Dir(scene.Config))
 	t.Setenv("TRUSTGATE_CONFIG", "trustgate.yaml")
-	commands := 0
+	if err := os.WriteFile("trusted_root.json", root, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, fence := range regexp.MustCompile("(?ms)^```(\\w+) ?(\\S*)\n(.*?)^```$").FindAllStringSubmatch(string(page), -1) {
 		language, file, text := fence[1], fence[2], fence[3]
 		switch {
@@ -43,16 +65,22 @@ func TestPolicyGuide(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			changed := regexp.MustCompile(`(?m)^policy:\n( .*\n)+`).ReplaceAllLiteralString(string(before), text)
+			changed := string(before)
+			for _, part := range regexp.MustCompile(`(?m)^(\w+:)\n( .*\n)+`).FindAllStringSubmatch(text, -1) {
+				changed = regexp.MustCompile(`(?m)^`+part[1]+`\n( .*\n)+`).ReplaceAllLiteralString(changed, part[0])
+			}
 			if changed == string(before) {
-				t.Fatal("the scene has no policy to replace")
+				t.Fatal("the scene has nothing to replace")
 			}
 			if err := os.WriteFile(file, []byte(changed), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		case file != "":
-			if _, err := os.Stat(file); err != nil {
+			if _, err := os.Stat(file); (err != nil) != fresh {
 				t.Errorf("%s is there to be edited: %v", file, err)
+			}
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				t.Fatal(err)
 			}
 			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 				t.Fatal(err)
@@ -61,9 +89,7 @@ func TestPolicyGuide(t *testing.T) {
 			t.Errorf("nobody knows what to do with a block of %s", language)
 		}
 	}
-	if commands < 9 {
-		t.Errorf("the page has %d commands", commands)
-	}
+	return commands
 }
 
 // follow runs the commands of a block and compares what they write with what

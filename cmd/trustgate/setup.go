@@ -290,6 +290,9 @@ func policyOptions(cfg *config.Config) policy.Options {
 	for _, p := range cfg.Policy.Paths {
 		o.Paths = append(o.Paths, string(p))
 	}
+	for _, r := range cfg.Policy.Rules {
+		o.Rules = append(o.Rules, r.Set())
+	}
 	for _, p := range cfg.Policy.Data {
 		o.Data = append(o.Data, string(p))
 	}

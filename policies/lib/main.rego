@@ -55,11 +55,22 @@ findings contains finding if {
 		"msg": msg_of(s.entry),
 		"solution": solution_of(s.entry, rule),
 		"package": s.package,
-		"severity": object.get(rule, "severity", s.set),
-		"effective_on": object.get(rule, "effective_on", ""),
+		"severity": object.get(rule, "severity", object.get(carried(s), "severity", s.set)),
+		"effective_on": effective_on(rule, s),
 		"path": path_of(s.entry),
+		"depends_on": object.get(rule, "depends_on", []),
 	}
 }
+
+effective_on(rule, s) := object.get(carried(s), "effective_on", "") if {
+	object.get(rule, "effective_on", "") == ""
+} else := rule.effective_on
+
+# Rules of other tools can say with a finding what else only metadata say.
+carried(s) := s.entry.carried if {
+	data.trustgate.adapted[s.package]
+	is_object(s.entry)
+} else := {}
 
 worded(text) if {
 	is_string(text)
@@ -180,9 +191,19 @@ because(s, effect) := s.because if {
 } else := concat("; ", [text | some text in [s.because, concat(" ", ["mode", lib.mode])]; text != ""])
 
 reasons := [reason |
-	some entry in sort([[rank[f.effect], f.code, f.package, f] | some f in moded])
-	reason := object.remove(entry[3], {"effective_on"})
+	some entry in sort([[rank[f.effect], f.code, f.package, f] | some f in moded; not implied(f)])
+	reason := object.remove(entry[3], {"effective_on", "depends_on"})
 ]
+
+# What depends on something that blocks anyway says nothing new. What that depends on in
+# turn is not followed: a circle would leave nothing to say.
+implied(f) if {
+	some code in object.get(f, "depends_on", [])
+	some other in settled
+	other.code == code
+	other.effect == "block"
+	object.get(other, "depends_on", []) == []
+}
 
 rank := {"block": 0, "annotate": 1, "serve": 2}
 

@@ -234,3 +234,57 @@ test_shipped_rules_serve_what_is_trusted if {
 	d := data.trustgate.decision with input as f.image
 	d == {"action": "serve", "before_mode": "serve", "reasons": [], "annotations": {}}
 }
+
+# What rules of another tool say with their findings.
+carrying(entry, rules) := d if {
+	d := data.trustgate.decision with input as f.image
+		with data.trustgate.policies as {"conforma.a": {"deny": {object.union({"code": "a.b", "msg": "no"}, {"carried": entry})}}}
+		with data.trustgate.rules as {"conforma.a": rules}
+		with data.trustgate.config as {}
+		with data.trustgate.collections as []
+		with data.trustgate.adapted as {"conforma.a": "conforma"}
+}
+
+test_carried_severity_and_date if {
+	carrying({}, {}).action == "block"
+	carrying({"severity": "warn"}, {}).action == "annotate"
+	carrying({"effective_on": "2027-01-01"}, {}).action == "annotate"
+	carrying({"effective_on": "2026-01-01"}, {}).action == "block"
+}
+
+test_metadata_before_what_is_carried if {
+	carrying({"severity": "warn"}, {"a.b": {"severity": "deny"}}).action == "block"
+	carrying({"effective_on": "2027-01-01"}, {"a.b": {"effective_on": "2026-01-01"}}).action == "block"
+}
+
+test_only_rules_of_other_tools_carry if {
+	decide({"acme": {"deny": {{"msg": "no", "carried": {"severity": "warn"}}}}}, {}, {}).action == "block"
+}
+
+depending(config) := decide(
+	{"acme": {"deny": {{"code": "acme.old", "msg": "it is old"}, {"code": "acme.base", "msg": "it has no base"}}}},
+	{"acme": {"acme.old": {"depends_on": ["acme.base"]}}}, config,
+)
+
+test_what_depends_on_a_block_is_not_said if only(depending({})).code == "acme.base"
+
+test_what_depends_on_a_block_is_not_said_in_another_mode if {
+	d := depending(in_mode("annotate"))
+	only(d).code == "acme.base"
+	d.action == "annotate"
+	d.before_mode == "block"
+}
+
+test_what_depends_on_each_other_is_said if {
+	d := decide(
+		{"acme": {"deny": {{"code": "acme.a", "msg": "a"}, {"code": "acme.b", "msg": "b"}}}},
+		{"acme": {"acme.a": {"depends_on": ["acme.b"]}, "acme.b": {"depends_on": ["acme.a"]}}}, {},
+	)
+	[r.code | some r in d.reasons] == ["acme.a", "acme.b"]
+}
+
+test_what_depends_on_an_excused_block_is_said if {
+	d := depending(excepting({"code": "acme.base", "repository": "**"}))
+	d.action == "block"
+	[r.code | some r in d.reasons] == ["acme.old", "acme.base"]
+}

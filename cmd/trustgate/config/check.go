@@ -19,6 +19,7 @@ import (
 	"github.com/trustgate/trustgate/cache"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/opa"
+	"github.com/trustgate/trustgate/policy"
 )
 
 // Collections are the shipped sets of rules; signed is the first name of minimal.
@@ -317,18 +318,7 @@ func (k checker) trust() {
 		if len(signers) == 0 {
 			k.wrong(path, "at least one signer must be named")
 		}
-		for i, name := range signers {
-			if slices.Contains(names, name) {
-				continue
-			}
-			hint := "trust.signers has none"
-			if near := nearest(name, names); near != "" {
-				hint = fmt.Sprintf("did you mean %q?", near)
-			} else if len(names) > 0 {
-				hint = "known: " + strings.Join(names, ", ")
-			}
-			k.wrong(fmt.Sprintf("%s[%d]", path, i), "there is no signer %q; %s", name, hint)
-		}
+		k.knownSigners(path, signers)
 	}
 	for i, b := range t.Builders {
 		path := fmt.Sprintf("trust.builders[%d]", i)
@@ -351,6 +341,26 @@ func (k checker) trust() {
 			}
 			known(path+".signers", root.Signers)
 		}
+	}
+}
+
+// knownSigners wants each name to be one of trust.signers.
+func (k checker) knownSigners(path string, signers []string) {
+	var names []string
+	for _, s := range k.config.Trust.Signers {
+		names = append(names, s.Name)
+	}
+	for i, name := range signers {
+		if slices.Contains(names, name) {
+			continue
+		}
+		hint := "trust.signers has none"
+		if near := nearest(name, names); near != "" {
+			hint = fmt.Sprintf("did you mean %q?", near)
+		} else if len(names) > 0 {
+			hint = "known: " + strings.Join(names, ", ")
+		}
+		k.wrong(fmt.Sprintf("%s[%d]", path, i), "there is no signer %q; %s", name, hint)
 	}
 }
 
@@ -440,8 +450,9 @@ func (k checker) policy() {
 		}
 		k.oneOf(fmt.Sprintf("policy.collections[%d]", i), name, Collections...)
 	}
-	if !p.Builtin && len(p.Paths) == 0 && !opa.Judges(p.OPA) {
-		k.wrong("policy.builtin", "without the shipped library there must be policy.paths, or bundles in policy.opa: nothing would be judged")
+	k.ruleSets()
+	if !p.Builtin && len(p.Paths)+len(p.Rules) == 0 && !opa.Judges(p.OPA) {
+		k.wrong("policy.builtin", "without the shipped library there must be policy.paths, policy.rules, or bundles in policy.opa: nothing would be judged")
 	}
 	k.opa(p.OPA)
 	for i, e := range p.Exceptions {
@@ -464,6 +475,41 @@ func (k checker) policy() {
 		} else if ends.Before(time.Now()) {
 			k.config.Warnings = append(k.config.Warnings, fmt.Sprintf("%s for %s expired on %s and does nothing", path, e.Code, e.Expires))
 		}
+	}
+}
+
+// Set is the entry as the rules are loaded by it.
+func (r RuleSet) Set() policy.RuleSet {
+	return policy.RuleSet{
+		Style: r.Style, Paths: texts(r.Paths), Data: texts(r.Data), Repositories: r.Repositories, RegoVersion: r.RegoVersion,
+		Collections: r.Collections, PredicateType: r.PredicateType, Signers: r.Signers,
+	}
+}
+
+func texts(paths []Path) []string {
+	var all []string
+	for _, p := range paths {
+		all = append(all, string(p))
+	}
+	return all
+}
+
+func (k checker) ruleSets() {
+	for i, r := range k.config.Policy.Rules {
+		path := fmt.Sprintf("policy.rules[%d]", i)
+		if err := r.Set().Check(); err != nil {
+			k.wrong(path, "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+		}
+		for j, p := range r.Paths {
+			if _, err := os.Stat(string(p)); err != nil {
+				k.wrong(fmt.Sprintf("%s.paths[%d]", path, j), "%v", err)
+			}
+		}
+		for j, p := range r.Data {
+			k.readable(fmt.Sprintf("%s.data[%d]", path, j), p, true)
+		}
+		k.globs(path+".repositories", r.Repositories)
+		k.knownSigners(path+".signers", r.Signers)
 	}
 }
 

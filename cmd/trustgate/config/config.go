@@ -204,11 +204,24 @@ type Root struct {
 // Policy says which rules judge.
 type Policy struct {
 	Paths       []Path         `yaml:"paths"`
+	Rules       []RuleSet      `yaml:"rules"`
 	Builtin     bool           `yaml:"builtin"`
 	Collections []string       `yaml:"collections"`
 	Data        []Path         `yaml:"data"`
 	Exceptions  []Exception    `yaml:"exceptions"`
 	OPA         map[string]any `yaml:"opa"` // OPA's own configuration, as OPA reads it
+}
+
+// RuleSet is rules that were written for another tool.
+type RuleSet struct {
+	Style         string   `yaml:"style"` // conftest, conforma or cosign
+	Paths         []Path   `yaml:"paths"`
+	Data          []Path   `yaml:"data"`           // below data, as the rules expect it
+	Repositories  []string `yaml:"repositories"`   // patterns of registry/repository
+	RegoVersion   string   `yaml:"rego_version"`   // of conftest rules: v0 or v1
+	Collections   []string `yaml:"collections"`    // of Conforma rules
+	PredicateType string   `yaml:"predicate_type"` // of a cosign policy
+	Signers       []string `yaml:"signers"`        // of a cosign policy
 }
 
 // Exception lets a finding pass for a while.

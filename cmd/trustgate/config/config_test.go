@@ -25,7 +25,7 @@ func TestDefaultFileIsTheDefault(t *testing.T) {
 	for _, c := range []*config.Config{got, want} { // an empty list is no list
 		c.Trust = config.Trust{}
 		c.Cache.Pinned = nil
-		c.Policy.Paths, c.Policy.Data, c.Policy.Exceptions = nil, nil, nil
+		c.Policy.Paths, c.Policy.Rules, c.Policy.Data, c.Policy.Exceptions = nil, nil, nil, nil
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -77,6 +77,9 @@ func TestMistakes(t *testing.T) {
 		{"bad root", minimal + "trust: {roots: [{digest: sha256:abc}]}\n", "trust.roots[0].digest"},
 		{"unknown collection", minimal + "policy: {collections: [trusted-build]}\n", `did you mean "trusted-builds"?`},
 		{"nothing judges", minimal + "policy: {builtin: false}\n", "nothing would be judged"},
+		{"rules of an unknown style", minimal + "policy: {rules: [{style: kyverno, paths: [ci.pub]}]}\n", `policy.rules[0]: style: "kyverno" is not one of conftest, conforma, cosign`},
+		{"rules that are not there", minimal + "policy: {rules: [{style: conftest, paths: [nowhere]}]}\n", "policy.rules[0].paths[0]: stat"},
+		{"rules by an unknown signer", minimal + "policy: {rules: [{style: cosign, paths: [ci.pub], predicate_type: vuln, signers: [ci]}]}\n", `policy.rules[0].signers[0]: there is no signer "ci"`},
 		{"half an exception", minimal + "policy: {exceptions: [{code: x}]}\n", "needs code, owner, reason and expires"},
 		{"bad address", "listen: nowhere\n", `t.yaml:1:9: listen: "nowhere" is not an address`},
 		{"not YAML", "listen: [\n", "t.yaml:"},

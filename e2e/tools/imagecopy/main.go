@@ -3,7 +3,10 @@
 // Debian's podman and skopeo are older than that library's support for the
 // registry's Warning headers, and no newer ones can be built as Go modules.
 //
-//	imagecopy docker://127.0.0.1:5000/app:1 oci:/tmp/layout:1
+//	imagecopy docker://127.0.0.1:5000/app:1 oci:/tmp/layout:1 [policy.json registries.d]
+//
+// With a policy.json it takes what that lets in; without, everything, since then the gate
+// is to refuse. Debian's skopeo is built without sigstore.
 package main
 
 import (
@@ -29,8 +32,8 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
-	if len(args) != 2 {
-		return fmt.Errorf("usage: imagecopy docker://IMAGE oci:DIR:TAG")
+	if len(args) != 2 && len(args) != 4 {
+		return fmt.Errorf("usage: imagecopy docker://IMAGE oci:DIR:TAG [POLICY.JSON REGISTRIES.D]")
 	}
 	from, err := docker.Transport.ParseReference(trim(args[0], "docker:"))
 	if err != nil {
@@ -40,10 +43,15 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	// The gate is what is tested here, not the client's own signature policy.
-	accept, err := signature.NewPolicyContext(&signature.Policy{
-		Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()},
-	})
+	policy := &signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}}
+	system := &types.SystemContext{DockerInsecureSkipTLSVerify: types.OptionalBoolTrue}
+	if len(args) == 4 {
+		if policy, err = signature.NewPolicyFromFile(args[2]); err != nil {
+			return err
+		}
+		system.RegistriesDirPath = args[3]
+	}
+	accept, err := signature.NewPolicyContext(policy)
 	if err != nil {
 		return err
 	}
@@ -53,7 +61,7 @@ func run(ctx context.Context, args []string) error {
 		PreserveDigests:    true,
 		RemoveSignatures:   true, // an OCI layout has no place for them
 		ReportWriter:       os.Stdout,
-		SourceCtx:          &types.SystemContext{DockerInsecureSkipTLSVerify: types.OptionalBoolTrue},
+		SourceCtx:          system,
 	})
 	return err
 }
