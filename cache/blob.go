@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -89,6 +90,9 @@ func (c *Cache) openVerified(ctx context.Context, d oci.Descriptor) (*Blob, erro
 	if !ok {
 		return nil, nil
 	}
+	if blob := c.openSmall(d, known); blob != nil {
+		return blob, nil
+	}
 	found, err := c.openStored(ctx, d.Digest)
 	if isPathNotFound(err) {
 		c.verified.Remove(d.Digest)
@@ -108,6 +112,12 @@ func (c *Cache) openVerified(ctx context.Context, d oci.Descriptor) (*Blob, erro
 	}
 	if found.file == nil {
 		c.read(d.Digest, found)
+	} else if d.Size <= smallSize {
+		if err := c.keepSmall(d.Digest, found); err != nil {
+			c.verified.Remove(d.Digest) // the next look hashes it, and finds out
+			found.Close()
+			return nil, nil
+		}
 	}
 	return &Blob{size: d.Size, stored: found}, nil
 }
@@ -305,7 +315,9 @@ func (b *Blob) Close() error {
 // stored is content as the storage has it, with what tells its state.
 type stored struct {
 	stamp stamp
-	file  *os.File // or, when nil:
+	file  *os.File // or
+
+	content *bytes.Reader // or, when both are nil:
 
 	ctx    context.Context
 	driver storagedriver.StorageDriver
@@ -346,6 +358,9 @@ func (c *Cache) openStored(ctx context.Context, d digest.Digest) (*stored, error
 }
 
 func (s *stored) Read(p []byte) (int, error) {
+	if s.content != nil {
+		return s.content.Read(p)
+	}
 	if s.file != nil {
 		return s.file.Read(p)
 	}
@@ -368,6 +383,9 @@ func (s *stored) Read(p []byte) (int, error) {
 }
 
 func (s *stored) Seek(offset int64, whence int) (int64, error) {
+	if s.content != nil {
+		return s.content.Seek(offset, whence)
+	}
 	if s.file != nil {
 		return s.file.Seek(offset, whence)
 	}

@@ -83,6 +83,7 @@ type Cache struct {
 
 	recent   *recent                          // small content
 	verified *lru.Cache[digest.Digest, stamp] // what this process has hashed, as it was then
+	small    *lru.Cache[digest.Digest, small]
 
 	ctx    context.Context // of the fills
 	cancel context.CancelCauseFunc
@@ -135,12 +136,13 @@ func Open(ctx context.Context, o Options) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the cache: %w", err)
 	}
+	kept, _ := lru.New[digest.Digest, small](smallKept)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
 	c := &Cache{
 		driver: o.Driver, root: o.Root, options: o, log: o.Log, stall: stallAfter,
-		recent: newRecent(), verified: verified, full: make(chan struct{}, 1),
+		recent: newRecent(), verified: verified, small: kept, full: make(chan struct{}, 1),
 		fills: map[digest.Digest]*fill{}, reading: map[digest.Digest]int{},
 	}
 	if c.spool, err = c.findSpool(ctx, o.Spool); err != nil {

@@ -51,7 +51,7 @@ func (g *Gate) Blob(ctx context.Context, repository oci.Reference, d digest.Dige
 		if pushed, ok, err := g.arrived(ctx, repository, d, client); err != nil {
 			return nil, err
 		} else if ok {
-			return g.grant(route, repository, pushed)
+			return g.grant(route, repository, pushed), nil
 		}
 	}
 	var refused error
@@ -68,7 +68,7 @@ func (g *Gate) Blob(ctx context.Context, repository oci.Reference, d digest.Dige
 					return nil, err
 				}
 			}
-			return g.grant(route, repository, h.Blob)
+			return g.grant(route, repository, h.Blob), nil
 		case refused == nil || errors.As(err, new(*BlockedError)):
 			refused = err
 		}
@@ -166,13 +166,15 @@ func (g *Gate) recordedAsServed(ctx context.Context, ref oci.Reference, upstream
 	return nil, nil
 }
 
-func (g *Gate) grant(route *Route, repository oci.Reference, d oci.Descriptor) (*Blob, error) {
-	from, err := route.Upstream.Repository(repository.Repository())
-	if err != nil {
-		return nil, err
+func (g *Gate) grant(route *Route, repository oci.Reference, d oci.Descriptor) *Blob {
+	fetch := func(ctx context.Context) (io.ReadCloser, int64, error) {
+		from, err := route.Upstream.Repository(repository.Repository())
+		if err != nil {
+			return nil, 0, err
+		}
+		return from.Blob(ctx, d.Digest, 0)
 	}
-	fetch := func(ctx context.Context) (io.ReadCloser, int64, error) { return from.Blob(ctx, d.Digest, 0) }
-	return &Blob{Descriptor: d, open: func(ctx context.Context) (*cache.Blob, error) { return g.Cache.Blob(ctx, d, fetch) }}, nil
+	return &Blob{Descriptor: d, open: func(ctx context.Context) (*cache.Blob, error) { return g.Cache.Blob(ctx, d, fetch) }}
 }
 
 // Tags lists the tags that the upstream has; n and last page through them.

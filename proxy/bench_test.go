@@ -67,3 +67,8 @@ func BenchmarkBlobHit(b *testing.B) {
 	b.SetBytes(size)
 	benchmark(b, size, func(f *front, _, layer string) string { return f.path("app", "blobs", layer) })
 }
+
+// BenchmarkSmallBlobHit serves a config, or a layer of 4 KiB.
+func BenchmarkSmallBlobHit(b *testing.B) {
+	benchmark(b, 4<<10, func(f *front, _, layer string) string { return f.path("app", "blobs", layer) })
+}
