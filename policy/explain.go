@@ -160,7 +160,7 @@ func (x *explaining) run(ctx context.Context, name string, m module, rule *ast.R
 	query := topdown.NewQuery(body).
 		WithCompiler(x.compiled.compiler).WithStore(x.compiled.store).WithTransaction(x.txn).
 		WithInput(x.input).WithCancel(stop).WithIndexing(false).WithStrictBuiltinErrors(true).
-		WithQueryTracer(w)
+		WithQueryTracer(w).WithBuiltins(x.compiled.dockerBuiltins())
 	if !x.document.Request.Time.IsZero() {
 		query = query.WithTime(x.document.Request.Time)
 	}
