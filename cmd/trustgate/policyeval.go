@@ -170,7 +170,7 @@ func (r *rules) load(c *cobra.Command) (*policy.Engine, error) {
 	}
 	o := policyOptions(cfg)
 	if *r.only {
-		o.Builtin, o.Paths, o.Collections, o.Partial = false, nil, nil, true
+		o.Builtin, o.Paths, o.Collections, o.DockerBuild, o.Partial = false, nil, nil, nil, true
 	}
 	o.Paths = append(o.Paths, cleaned(*r.paths)...)
 	engine, err := policy.Load(c.Context(), o)

@@ -31,10 +31,38 @@ func (d *dependence) of(left *rego.PartialQueries) []string {
 	}
 	for _, module := range left.Support {
 		for _, rule := range module.Rules {
-			d.visit(rule)
+			if !settled(rule, module.Rules) {
+				d.visit(rule)
+			}
 		}
 	}
 	return slices.Sorted(maps.Keys(d.found))
+}
+
+// settled says whether another rule gives the same value without any condition,
+// so that it does not matter whether this one does.
+func settled(rule *ast.Rule, among []*ast.Rule) bool {
+	value := func(r *ast.Rule) bool {
+		return r.Head.RuleKind() == ast.SingleValue && len(r.Head.Args) == 0 && r.Else == nil && r.Head.Ref().IsGround() && r.Head.Value.IsGround()
+	}
+	if !value(rule) {
+		return false
+	}
+	return slices.ContainsFunc(among, func(other *ast.Rule) bool {
+		return other != rule && value(other) && !other.Default && always(other.Body) &&
+			other.Head.Ref().Equal(rule.Head.Ref()) && (rule.Default || other.Head.Value.Equal(rule.Head.Value))
+	})
+}
+
+// always says whether a body holds whatever is unknown.
+func always(body ast.Body) bool {
+	for _, e := range body {
+		term, ok := e.Terms.(*ast.Term)
+		if !ok || e.Negated || len(e.With) > 0 || !term.Equal(ast.BooleanTerm(true)) {
+			return false
+		}
+	}
+	return true
 }
 
 func (d *dependence) visit(x any) {
