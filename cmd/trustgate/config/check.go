@@ -424,14 +424,17 @@ func (k checker) policy() {
 	for i, path := range p.Data {
 		k.readable(fmt.Sprintf("policy.data[%d]", i), path, true)
 	}
+	for i, path := range p.DockerBuild {
+		k.readable(fmt.Sprintf("policy.docker_build[%d]", i), path, true)
+	}
 	for i, name := range p.Collections {
 		if len(p.Paths) > 0 {
 			break // a team's rules can have collections of their own, which loading them tells
 		}
 		k.oneOf(fmt.Sprintf("policy.collections[%d]", i), name, Collections...)
 	}
-	if !p.Builtin && len(p.Paths) == 0 {
-		k.wrong("policy.builtin", "without the shipped library there must be policy.paths: nothing would be judged")
+	if !p.Builtin && len(p.Paths) == 0 && len(p.DockerBuild) == 0 {
+		k.wrong("policy.builtin", "without the shipped library there must be policy.paths or policy.docker_build: nothing would be judged")
 	}
 	for i, e := range p.Exceptions {
 		path := fmt.Sprintf("policy.exceptions[%d]", i)
