@@ -156,7 +156,7 @@ func (d *dependence) reference(ref ast.Ref) {
 			}
 		}
 	case ref[0].Equal(ast.DefaultRootDocument) && !ref.HasPrefix(partialRoot):
-		for _, rule := range d.compiler.GetRulesDynamic(ref) {
+		for _, rule := range d.compiler.GetRulesDynamicWithOpts(ref, ast.RulesOptions{IncludeHiddenModules: true}) {
 			if !d.seen[rule] {
 				d.seen[rule] = true
 				d.visit(rule)
