@@ -105,7 +105,11 @@ nested[k].of := v if some k, v in input
 				if !without || with || err != nil || err2 != nil {
 					t.Errorf("%s does not rest on the argument: %t without, %t with (%v, %v)", way, without, with, err, err2)
 				}
+				before := p.Rewritten()
 				d, err := p.Decide(t.Context(), s, now)
+				if again, err := p.Decide(t.Context(), s, now); err != nil || !slices.Equal(again.Unknown, d.Unknown) || p.Rewritten() != before {
+					t.Errorf("%s: asked twice, it decides %+v, %v", way, again, err)
+				}
 				if err != nil || d.Allow || len(d.Unknown) == 0 {
 					t.Errorf("%s: it decides %+v, %v", way, d, err)
 				}

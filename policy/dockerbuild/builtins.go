@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
@@ -46,7 +47,10 @@ func UnknownFunctions() []string {
 
 // capabilities are OPA's without what reaches the network or the process, and
 // the functions of buildx.
-func capabilities(more ...*ast.Builtin) *ast.Capabilities {
+var capabilities = sync.OnceValue(func() *ast.Capabilities { return withFunctions() })
+
+// withFunctions are those, and some that no policy may call.
+func withFunctions(more ...*ast.Builtin) *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion()
 	c.AllowNet = []string{}
 	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool {

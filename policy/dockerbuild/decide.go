@@ -54,11 +54,11 @@ func (p *Policy) Decide(ctx context.Context, s *Source, now time.Time) (Decision
 	if !now.IsZero() {
 		options = append(options, rego.EvalTime(now))
 	}
-	left, err := p.partial.Partial(ctx, append(options, rego.EvalParsedUnknowns(unknown))...)
+	rests, err := p.rests(ctx, d, append(options, rego.EvalParsedUnknowns(unknown)))
 	if err != nil {
 		return Decision{}, fmt.Errorf("asking %s what it needs to know: %w", p.name, err)
 	}
-	if rests := d.of(left); len(rests) > 0 {
+	if len(rests) > 0 {
 		return Decision{Unknown: rests}, nil
 	}
 	a.pins = nil
@@ -82,6 +82,23 @@ func (p *Policy) Decide(ctx context.Context, s *Source, now time.Time) (Decision
 		return Decision{Allow: true}, nil
 	}
 	return decision, nil
+}
+
+// rests lists what the decision rests on of what is unknown. OPA writes into the
+// terms of the rules while it evaluates partially, so that one evaluation has to
+// wait for the other.
+func (p *Policy) rests(ctx context.Context, d *dependence, options []rego.EvalOption) ([]string, error) {
+	select {
+	case p.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-p.turn }()
+	left, err := p.partial.Partial(ctx, options...)
+	if err != nil {
+		return nil, err
+	}
+	return d.of(left), nil
 }
 
 // readDecision reads what buildx reads, and is as strict about it.

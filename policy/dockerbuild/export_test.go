@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"slices"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/rego"
 )
@@ -27,4 +29,13 @@ func (p *Policy) AllowsWith(ctx context.Context, s *Source, env, image map[strin
 	}
 	d, err := readDecision(results[0].Expressions[0].Value)
 	return d.Allow, err
+}
+
+// Rewritten is the text of what is evaluated partially.
+func (p *Policy) Rewritten() string {
+	var text strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(p.rewritten.Modules)) {
+		text.WriteString(p.rewritten.Modules[name].String())
+	}
+	return text.String()
 }

@@ -17,7 +17,6 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
-	"github.com/open-policy-agent/opa/v1/types"
 )
 
 const (
@@ -30,6 +29,7 @@ const (
 // use.
 type Policy struct {
 	name      string
+	turn      chan struct{} // held while partial evaluates
 	compiler  *ast.Compiler
 	rewritten *ast.Compiler // for partial evaluation
 	partial   rego.PreparedPartialQuery
@@ -63,7 +63,7 @@ func Load(ctx context.Context, file string) (*Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Policy{name: filepath.Base(file), read: map[string]loaded{}}
+	p := &Policy{name: filepath.Base(file), turn: make(chan struct{}, 1), read: map[string]loaded{}}
 	module, err := parse(file, raw)
 	if err != nil {
 		return nil, err
@@ -87,7 +87,7 @@ func Load(ctx context.Context, file string) (*Policy, error) {
 		return nil, p.compiler.Errors
 	}
 	maps.Copy(modules, imports.modules)
-	p.rewritten = ast.NewCompiler().WithCapabilities(capabilities(&ast.Builtin{Name: known, Decl: types.NewFunction(types.Args(types.A), types.A)}))
+	p.rewritten = ast.NewCompiler().WithCapabilities(rewrittenCapabilities())
 	if p.rewritten.Compile(modules); p.rewritten.Failed() {
 		return nil, p.rewritten.Errors
 	}
