@@ -37,6 +37,7 @@ build() {
 build . '' tool registry crane cosign oras
 # buildkit's go.mod has exclude directives, and shares most of what it needs with containerd.
 build tools/buildkit '' tool buildkitd buildctl containerd ctr
+build tools/buildx '' tool buildx
 # The conformance suite wants its own, older requirements.
 build tools/conformance '' tool conformance
 build tools/imagecopy containers_image_openpgp . imagecopy

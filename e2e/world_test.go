@@ -66,7 +66,7 @@ func newWorld() (*world, error) {
 		return nil, err
 	}
 	bin := filepath.Join(here, ".cache", "bin")
-	for _, tool := range []string{"registry", "crane", "cosign", "oras", "buildkitd", "buildctl", "containerd", "ctr", "imagecopy", "conformance"} {
+	for _, tool := range []string{"registry", "crane", "cosign", "oras", "buildkitd", "buildctl", "containerd", "ctr", "imagecopy", "conformance", "buildx"} {
 		if _, err := os.Stat(filepath.Join(bin, tool)); err != nil {
 			return nil, fmt.Errorf("%s is missing: run e2e/tools.sh first", tool)
 		}

@@ -381,6 +381,9 @@ func (f *facts) image(n node) policy.Image {
 	if f.config != nil {
 		image.Platform = oci.FormatPlatform(&f.config.Platform)
 		image.Created = instant(f.config.Created)
+		image.Config = &policy.Config{
+			User: f.config.User, WorkingDir: f.config.WorkingDir, Env: f.config.Env, Volumes: f.config.Volumes,
+		}
 	}
 	for _, d := range m.References() {
 		image.Size += d.Size

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -22,6 +24,11 @@ type ImageConfig struct {
 	Created  time.Time // zero when the config says nothing
 	Labels   map[string]string
 	DiffIDs  []digest.Digest
+
+	User       string
+	WorkingDir string
+	Env        []string
+	Volumes    []string // sorted
 }
 
 // ParseImageConfig reads an OCI or Docker image config. The caller bounds the
@@ -44,6 +51,8 @@ func ParseImageConfig(raw []byte) (*ImageConfig, error) {
 		}
 	}
 	config := &ImageConfig{Platform: doc.Platform, Labels: doc.Config.Labels, DiffIDs: doc.RootFS.DiffIDs}
+	config.User, config.WorkingDir, config.Env = doc.Config.User, doc.Config.WorkingDir, doc.Config.Env
+	config.Volumes = slices.Sorted(maps.Keys(doc.Config.Volumes))
 	if doc.Created != nil {
 		config.Created = *doc.Created
 	}

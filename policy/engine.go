@@ -43,6 +43,9 @@ type Options struct {
 	// Data are YAML or JSON files that are merged into Config. No key may be
 	// set twice.
 	Data []string
+	// DockerBuild are build policies of Docker's buildx, each of which must allow
+	// the image and what went into it.
+	DockerBuild []string
 	// Bundles are what a server has sent; nil is nothing. They are checked as
 	// files are.
 	Bundles *Bundles
@@ -80,6 +83,7 @@ func Load(ctx context.Context, o Options) (*Engine, error) {
 		rego.Compiler(c.compiler),
 		rego.Store(c.store),
 		rego.StrictBuiltinErrors(true),
+		c.dockerFunction(),
 	).PrepareForEval(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("preparing the policy: %w", diagnose(err))
@@ -119,8 +123,7 @@ type stages struct {
 
 // compile reports the mistakes of every stage that does not rest on one that failed.
 func compile(ctx context.Context, o Options, s stages) (*compiled, error) {
-	capabilities := capabilities(o.AllowNetwork)
-	m, err := read(o, capabilities, s.tests)
+	m, err := read(ctx, o, capabilities(o), s.tests)
 	if err != nil {
 		return nil, err
 	}
@@ -204,7 +207,7 @@ func newCompiler(o Options, data map[string]any) (*ast.Compiler, error) {
 		schemas.Put(ast.SchemaRootRef.Append(ast.StringTerm(style)), schema)
 	}
 	return ast.NewCompiler().
-		WithCapabilities(capabilities(o.AllowNetwork)).
+		WithCapabilities(capabilities(o)).
 		WithSchemas(schemas).
 		WithUseTypeCheckAnnotations(true).
 		WithPathConflictsCheck(func(path []string) (bool, error) { return holds(data, path), nil }), nil
@@ -226,9 +229,12 @@ func holds(data any, path []string) bool {
 
 // capabilities are OPA's without what reaches the network or the process. The
 // net.cidr_… functions only calculate and stay.
-func capabilities(network bool) *ast.Capabilities {
+func capabilities(o Options) *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion()
-	if !network {
+	if len(o.DockerBuild) > 0 {
+		c.Builtins = append(c.Builtins, dockerBuildDecl)
+	}
+	if !o.AllowNetwork {
 		c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool { return offNetwork(b.Name) })
 		c.AllowNet = []string{}
 	}
@@ -249,11 +255,15 @@ func (c *compiled) revision(o Options) string {
 		sums = append(sums, hex.EncodeToString(sum[:]))
 	}
 	slices.Sort(sums)
-	// Maps are written in the order of their keys.
-	raw, err := json.Marshal(map[string]any{
+	all := map[string]any{
 		"opa": version.Version, "modules": slices.Compact(sums), "data": c.data, "schema": policies.InputSchema,
 		"network": o.AllowNetwork, "deadline": o.deadline(),
-	})
+	}
+	if docker := c.dockerSums(); docker != nil {
+		all["docker_build"] = docker
+	}
+	// Maps are written in the order of their keys.
+	raw, err := json.Marshal(all)
 	if err != nil {
 		panic(err) // it was read from JSON
 	}

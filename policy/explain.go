@@ -213,7 +213,7 @@ func (x *explaining) run(ctx context.Context, one *ran, input *ast.Term) error {
 	query := topdown.NewQuery(body).
 		WithCompiler(x.compiled.compiler).WithStore(x.compiled.store).WithTransaction(x.txn).
 		WithInput(input).WithCancel(stop).WithIndexing(false).WithStrictBuiltinErrors(true).
-		WithQueryTracer(w)
+		WithQueryTracer(w).WithBuiltins(x.compiled.dockerBuiltins())
 	if !x.document.Request.Time.IsZero() {
 		query = query.WithTime(x.document.Request.Time)
 	}

@@ -61,6 +61,16 @@ type Image struct {
 	Layers      []Layer           `json:"layers"`
 	Index       *Index            `json:"index"`
 	Root        bool              `json:"root"` // a configured root: trusted by digest or by its required signer
+	Config      *Config           `json:"config"`
+}
+
+// Config is the rest of how the image asks to be run. It is null when there is
+// none, or when it could not be read.
+type Config struct {
+	User       string   `json:"user"`
+	WorkingDir string   `json:"working_dir"`
+	Env        []string `json:"env"`
+	Volumes    []string `json:"volumes"`
 }
 
 // Layer is one layer; DiffID is the digest of its uncompressed form, as the

@@ -3,6 +3,7 @@ package policy
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/util"
 
 	"github.com/trustgate/trustgate/policies"
+	"github.com/trustgate/trustgate/policy/dockerbuild"
 )
 
 const (
@@ -45,11 +47,12 @@ type material struct {
 	config  map[string]any // data.trustgate.config
 	data    map[string]any // what bundles and sets add beside data.trustgate
 	adapted []*adapted
+	docker  []*dockerbuild.Policy
 }
 
 // read leaves tests unparsed unless they are asked for: one that is broken
 // does not keep the rules from judging.
-func read(o Options, capabilities *ast.Capabilities, tests bool) (*material, error) {
+func read(ctx context.Context, o Options, capabilities *ast.Capabilities, tests bool) (*material, error) {
 	m := &material{data: map[string]any{}}
 	var err error
 	if m.config, err = plainJSON(o.Config); err != nil {
@@ -79,6 +82,9 @@ func read(o Options, capabilities *ast.Capabilities, tests bool) (*material, err
 		if err := m.readData(p, origin); err != nil {
 			return nil, fmt.Errorf("loading the policy data %s: %w", p, err)
 		}
+	}
+	if err := m.readDockerBuild(ctx, o.DockerBuild); err != nil {
+		return nil, err
 	}
 	if o.Bundles != nil {
 		if err := m.readBundles(o, origin); err != nil {

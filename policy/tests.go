@@ -87,6 +87,7 @@ func Test(ctx context.Context, o Options, choice TestOptions) (*Tested, error) {
 	defer c.store.Abort(ctx, txn)
 	runner := tester.NewRunner().
 		SetCompiler(compiler.WithEnablePrintStatements(true)).
+		AddCustomBuiltins(c.dockerTestBuiltins()).
 		SetStore(c.store).
 		SetModules(modules).
 		SetTimeout(o.deadline()).

@@ -48,7 +48,7 @@ func regoPaths(_ *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCom
 func workbench(c *cobra.Command, cfg *config.Config, paths []string) (policy.Options, error) {
 	o := policyOptions(cfg)
 	if len(paths) > 0 {
-		o.Paths, o.Rules, o.Collections, o.Partial = cleaned(paths), nil, nil, true
+		o.Paths, o.Rules, o.DockerBuild, o.Collections, o.Partial = cleaned(paths), nil, nil, nil, true
 		return o, nil
 	}
 	var err error

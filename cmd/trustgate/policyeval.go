@@ -170,7 +170,7 @@ func (r *rules) load(c *cobra.Command) (*policy.Engine, error) {
 	}
 	o := policyOptions(cfg)
 	if *r.only {
-		o.Builtin, o.Paths, o.Rules, o.Collections, o.Partial = false, nil, nil, nil, true
+		o.Builtin, o.Paths, o.Rules, o.Collections, o.DockerBuild, o.Partial = false, nil, nil, nil, nil, true
 	} else if o.Bundles, err = fetchBundles(c, cfg); err != nil {
 		return nil, err
 	}

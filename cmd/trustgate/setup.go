@@ -296,6 +296,9 @@ func policyOptions(cfg *config.Config) policy.Options {
 	for _, p := range cfg.Policy.Data {
 		o.Data = append(o.Data, string(p))
 	}
+	for _, p := range cfg.Policy.DockerBuild {
+		o.DockerBuild = append(o.DockerBuild, string(p))
+	}
 	routes := map[string]any{}
 	for _, r := range cfg.Routes {
 		route := behaviour(r.Mode, r.Errors)

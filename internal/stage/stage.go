@@ -95,6 +95,7 @@ func (s *Stage) Pass(d time.Duration) { s.offset.Add(int64(d)) }
 type Options struct {
 	Mode       policy.Mode
 	Rego       string   // a team's own module
+	Docker     string   // a build policy of Docker's
 	Names      []string // further registries, whose upstream is the same one
 	Through    string   // host:port that is dialled in place of the registry
 	Roots      []gate.Root
@@ -172,6 +173,9 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 	engineOptions := policy.Options{Builtin: true, Collections: []string{"trusted-builds"}, Config: map[string]any{"routes": modes}}
 	if o.Rego != "" {
 		engineOptions.Paths = []string{s.write("team.rego", o.Rego)}
+	}
+	if o.Docker != "" {
+		engineOptions.DockerBuild = []string{s.write("Dockerfile.rego", o.Docker)}
 	}
 	engine, err := policy.Load(ctx, engineOptions)
 	s.Must(err)

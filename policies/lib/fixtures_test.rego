@@ -59,7 +59,7 @@ image := {
 		"digest": digest(1), "media_type": "application/vnd.oci.image.manifest.v1+json", "kind": "image", "platform": "linux/amd64",
 		"annotations": {}, "labels": {}, "created": null, "size": 2048,
 		"layers": [{"digest": digest(2), "diff_id": digest(3), "size": 1024, "media_type": "", "foreign": false}],
-		"index": null, "root": false,
+		"index": null, "root": false, "config": null,
 	},
 	"signatures": [signature("release")],
 	"attestations": [sbom, scan("2026-06-01T06:00:00Z", [])],

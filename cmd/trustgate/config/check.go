@@ -444,6 +444,9 @@ func (k checker) policy() {
 	for i, path := range p.Data {
 		k.readable(fmt.Sprintf("policy.data[%d]", i), path, true)
 	}
+	for i, path := range p.DockerBuild {
+		k.readable(fmt.Sprintf("policy.docker_build[%d]", i), path, true)
+	}
 	for i, name := range p.Collections {
 		if len(p.Paths) > 0 || opa.Judges(p.OPA) {
 			break // a team's rules can have collections of their own, which loading them tells
@@ -451,8 +454,8 @@ func (k checker) policy() {
 		k.oneOf(fmt.Sprintf("policy.collections[%d]", i), name, Collections...)
 	}
 	k.ruleSets()
-	if !p.Builtin && len(p.Paths)+len(p.Rules) == 0 && !opa.Judges(p.OPA) {
-		k.wrong("policy.builtin", "without the shipped library there must be policy.paths, policy.rules, or bundles in policy.opa: nothing would be judged")
+	if !p.Builtin && len(p.Paths)+len(p.Rules)+len(p.DockerBuild) == 0 && !opa.Judges(p.OPA) {
+		k.wrong("policy.builtin", "without the shipped library there must be policy.paths, policy.rules, policy.docker_build, or bundles in policy.opa: nothing would be judged")
 	}
 	k.opa(p.OPA)
 	for i, e := range p.Exceptions {

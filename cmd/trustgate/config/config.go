@@ -208,6 +208,7 @@ type Policy struct {
 	Builtin     bool           `yaml:"builtin"`
 	Collections []string       `yaml:"collections"`
 	Data        []Path         `yaml:"data"`
+	DockerBuild []Path         `yaml:"docker_build"`
 	Exceptions  []Exception    `yaml:"exceptions"`
 	OPA         map[string]any `yaml:"opa"` // OPA's own configuration, as OPA reads it
 }

@@ -25,7 +25,7 @@ func TestDefaultFileIsTheDefault(t *testing.T) {
 	for _, c := range []*config.Config{got, want} { // an empty list is no list
 		c.Trust = config.Trust{}
 		c.Cache.Pinned = nil
-		c.Policy.Paths, c.Policy.Rules, c.Policy.Data, c.Policy.Exceptions = nil, nil, nil, nil
+		c.Policy.Paths, c.Policy.Rules, c.Policy.Data, c.Policy.DockerBuild, c.Policy.Exceptions = nil, nil, nil, nil, nil
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
