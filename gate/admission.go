@@ -3,6 +3,7 @@ package gate
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -105,7 +106,26 @@ func (a *Admission) judgement(g *Gate) (ledger.Judgement, error) {
 		Action:      string(a.Verdict.Action), BeforeMode: string(a.Verdict.BeforeMode),
 		Reasons: reasons, Annotations: annotations, Detail: detail,
 		JudgedAt: a.Verdict.JudgedAt, ExpiresAt: a.Verdict.ExpiresAt, Took: a.Verdict.Took,
+		Exceptions: a.exceptions(),
 	}, nil
+}
+
+// exceptions names those that let a finding pass, of an index those of its images
+// too.
+func (a *Admission) exceptions() []string {
+	var used []string
+	note := func(reasons []policy.Reason) {
+		for _, r := range reasons {
+			if r.Exception != "" && !slices.Contains(used, r.Exception) {
+				used = append(used, r.Exception)
+			}
+		}
+	}
+	note(a.Verdict.Reasons)
+	for _, c := range a.Children {
+		note(c.Reasons)
+	}
+	return used
 }
 
 // restore makes an admission of what the ledger remembers and the bytes that

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,7 +23,8 @@ func newConfigCheck() *cobra.Command {
 		Short: "Check a configuration with its keys and rules",
 		Long: `Check a configuration as 'trustgate serve' would before it starts: its keys and
 values, the signers' keys, and that the rules compile. Every mistake is named with
-file, line and column. Nothing is opened or sent.`,
+file, line and column. Nothing is sent; of the ledger, if there is one, the exceptions
+are read.`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	out := addOutput(c)
@@ -45,9 +47,17 @@ file, line and column. Nothing is opened or sent.`,
 		if _, err := readTrust(cfg); err != nil {
 			return err
 		}
-		rules, err := policy.Load(c.Context(), policyOptions(cfg))
+		o, err := ruleOptions(c.Context(), cfg)
+		if err != nil {
+			return err
+		}
+		rules, err := policy.Load(c.Context(), o)
 		if err != nil {
 			return fmt.Errorf("loading the policy: %w", err)
+		}
+		for _, warning := range exceptionWarnings(o.Exceptions, time.Now()) {
+			warn(c, warning)
+			cfg.Warnings = append(cfg.Warnings, warning)
 		}
 		done := checked{
 			OK: true, File: cfg.File, Routes: len(cfg.Routes), Signers: len(cfg.Trust.Signers), Rules: len(rules.Rules()),

@@ -168,7 +168,10 @@ func (r *rules) load(c *cobra.Command) (*policy.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := policyOptions(cfg)
+	o, err := ruleOptions(c.Context(), cfg)
+	if err != nil {
+		return nil, err
+	}
 	if *r.only {
 		o.Builtin, o.Paths, o.Collections, o.Partial = false, nil, nil, true
 	}

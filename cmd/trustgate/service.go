@@ -50,9 +50,13 @@ func loadConfig(c *cobra.Command) (*config.Config, error) {
 		return nil, err
 	}
 	for _, warning := range cfg.Warnings {
-		fmt.Fprintf(c.ErrOrStderr(), "%s %s\n", paint(c.ErrOrStderr()).yellow("warning:"), warning)
+		warn(c, warning)
 	}
 	return cfg, nil
+}
+
+func warn(c *cobra.Command, warning string) {
+	fmt.Fprintf(c.ErrOrStderr(), "%s %s\n", paint(c.ErrOrStderr()).yellow("warning:"), warning)
 }
 
 // openService is assemble for a command that asks one question: it logs what

@@ -37,6 +37,7 @@ type setup struct {
 	config    *config.Config
 	upstreams []*upstream.Registry
 	policy    *policy.Engine
+	excepted  string // the revision of the ledger's exceptions among its rules
 	gate      *gate.Gate
 	access    *access.Access
 	handler   *proxy.Handler
@@ -56,9 +57,18 @@ func (s *service) newSetup(ctx context.Context, cfg *config.Config) (made *setup
 	if err != nil {
 		return nil, err
 	}
-	if u.policy, err = policy.Load(ctx, policyOptions(cfg)); err != nil {
+	rules := policyOptions(cfg)
+	// The revision first: what comes in between is read now and once more.
+	if u.excepted, err = s.ledger.ExceptionsRevision(ctx); err != nil {
+		return nil, err
+	}
+	if rules.Exceptions, err = recordedExceptions(ctx, s.ledger); err != nil {
+		return nil, err
+	}
+	if u.policy, err = policy.Load(ctx, rules); err != nil {
 		return nil, fmt.Errorf("loading the policy: %w", err)
 	}
+	reportExceptions(s.log, u.policy, time.Now())
 	var routes []gate.Route
 	for _, r := range cfg.Routes {
 		route, err := u.openRoute(r, trusted)
