@@ -159,7 +159,15 @@ func (g *Gate) recordedAsServed(ctx context.Context, ref oci.Reference, upstream
 		if policy.Stricter(policy.Action(j.Action), policy.Annotate) == policy.Block {
 			continue
 		}
-		if within(now, j.JudgedAt, j.ExpiresAt) || (upstreamFailed && within(now, j.JudgedAt, j.JudgedAt.Add(g.Lifetimes.Stale))) {
+		if within(now, j.JudgedAt, j.ExpiresAt) {
+			return &j, nil
+		}
+		if !upstreamFailed {
+			continue
+		}
+		if a, err := restore(j, node{ref: ref}, nil); err != nil {
+			return nil, err
+		} else if g.stillStands(a) {
 			return &j, nil
 		}
 	}

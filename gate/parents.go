@@ -70,7 +70,16 @@ func (f *facts) addEdge(n node, e lineage.Edge, a *Admission, err error) {
 		f.parentFailed = f.parentFailed || evidence.Temporary(err)
 		f.truncated = f.truncated || errors.Is(err, errDepth) || errors.Is(err, errBudget)
 	}
+	f.addParent(parent, a)
+}
+
+// addParent adds the edge to a direct parent with the verdict on it, and those
+// above.
+func (f *facts) addParent(parent policy.Parent, a *Admission) {
+	self, name := parent.Path[0], parent.Path[1]
+	admitted := ""
 	if a != nil {
+		admitted = a.Reference.String()
 		parent.Digest, parent.Root = a.Reference.Digest(), a.Root
 		parent.Verdict = &policy.ParentVerdict{Action: a.Verdict.BeforeMode, Reasons: a.Verdict.Reasons}
 		parent.Build, parent.Source = a.Build, a.Source
@@ -80,7 +89,7 @@ func (f *facts) addEdge(n node, e lineage.Edge, a *Admission, err error) {
 			f.notAfter = a.Verdict.ExpiresAt
 		}
 	}
-	f.parents = append(f.parents, parent)
+	f.parents, f.admitted = append(f.parents, parent), append(f.admitted, admitted)
 	if a == nil {
 		return
 	}

@@ -105,6 +105,11 @@ type Options struct {
 	Platforms  []oci.Platform
 	Packages   bool // examine them
 	Source     gate.TagFinder
+	Candidate  string // a team's module of a policy that is only tried
+	Tried      func(result string)
+	Succeeds   *gate.Gate
+	Gathering  string
+	Exceptions []policy.Exception
 	Log        *zap.Logger
 }
 
@@ -168,12 +173,19 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 	book, err := ledger.Open(ctx, "sqlite:"+filepath.Join(s.Folder, "ledger.db"))
 	s.Must(err)
 
-	engineOptions := policy.Options{Builtin: true, Collections: []string{"trusted-builds"}, Config: map[string]any{"routes": modes}}
+	engineOptions := policy.Options{Builtin: true, Collections: []string{"trusted-builds"}, Config: map[string]any{"routes": modes}, Exceptions: o.Exceptions}
 	if o.Rego != "" {
 		engineOptions.Paths = []string{s.write("team.rego", o.Rego)}
 	}
 	engine, err := policy.Load(ctx, engineOptions)
 	s.Must(err)
+	var candidate *gate.Trial
+	if o.Candidate != "" {
+		engineOptions.Paths = []string{s.write("candidate.rego", o.Candidate)}
+		judge, err := policy.Load(ctx, engineOptions)
+		s.Must(err)
+		candidate = &gate.Trial{Judge: judge, Count: o.Tried}
+	}
 
 	g, err := gate.New(gate.Options{
 		Routes: routes, Judge: engine,
@@ -183,6 +195,7 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 			Roots:    o.Roots, Revision: "test",
 		},
 		Source:    o.Source,
+		Gathering: o.Gathering, Trial: candidate, Succeeds: o.Succeeds,
 		Packages:  gate.Packages{Examine: o.Packages},
 		Summaries: gate.Summaries{Key: key, Verifier: "https://gate.example/", Version: "test"},
 		Cache:     content, Ledger: book, Platforms: o.Platforms,
