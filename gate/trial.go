@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -22,11 +23,12 @@ type Trial struct {
 	Judge Judge
 	// Count is told each result: same, stricter, weaker, failed or missed.
 	Count func(result string)
+	Queue int // judgements that wait for it; 0 means 1024
 }
 
 const (
-	trialQueue   = 1024 // judgements that wait for the candidate; what does not fit is missed
-	trialBatch   = 64   // results that are recorded at once
+	trialQueue   = 1024
+	trialBatch   = 64 // results that are recorded at once
 	trialRecords = 10 * time.Second
 )
 
@@ -47,7 +49,8 @@ func (g *Gate) startTrial() {
 	if g.Trial == nil {
 		return
 	}
-	t := &trial{Trial: *g.Trial, gate: g, queue: make(chan string, trialQueue), stop: make(chan struct{})}
+	t := &trial{Trial: *g.Trial, gate: g, stop: make(chan struct{})}
+	t.queue = make(chan string, cmp.Or(t.Queue, trialQueue))
 	t.tried, _ = lru.New[string, struct{}](memoEntries)
 	if t.Count == nil {
 		t.Count = func(string) {}

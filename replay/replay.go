@@ -31,7 +31,7 @@ import (
 type Ledger interface {
 	Since(ctx context.Context, since time.Time, visit func(ledger.Past) error) error
 	InputOf(ctx context.Context, d digest.Digest) ([]byte, error)
-	Pulls(ctx context.Context, id string) ([]ledger.Pulls, error)
+	PullsOf(ctx context.Context, ids []string) (map[string][]ledger.Pulls, error)
 }
 
 // Judge decides about one input document.
@@ -87,7 +87,8 @@ type Change struct {
 	Reasons   []policy.Reason `json:"reasons"` // what makes the difference: the new findings, or those that fall away
 	Pulls     int64           `json:"pulls"`
 
-	clients map[string]int64
+	judgements []string // under which it was pulled
+	clients    map[string]int64
 }
 
 // Count is how much one rule, repository or client has to do with a group.
@@ -129,7 +130,12 @@ func Run(ctx context.Context, from Ledger, judge Judge, o Options) (*Report, err
 			report.Unreadable++
 		}
 	}
-	return report, report.compare(ctx, from, past, decisions)
+	byID := map[string]*outcome{}
+	for _, p := range past {
+		byID[p.ID] = decisions[p.Input]
+	}
+	report.Changes, err = compare(ctx, from, past, byID)
+	return report, err
 }
 
 // outcome is what the other policy makes of one input.
@@ -199,11 +205,8 @@ func (one *outcome) judge(ctx context.Context, from Ledger, judge Judge, at time
 }
 
 // compare sums up what is different, once for each image under each name.
-func (r *Report) compare(ctx context.Context, from Ledger, past []ledger.Past, decisions map[digest.Digest]*outcome) error {
-	byID := map[string]*outcome{}
-	for _, p := range past {
-		byID[p.ID] = decisions[p.Input]
-	}
+func compare(ctx context.Context, from Ledger, past []ledger.Past, byID map[string]*outcome) (Groups, error) {
+	var sums Groups
 	type image struct {
 		name, tag string
 		digest    digest.Digest
@@ -217,7 +220,7 @@ func (r *Report) compare(ctx context.Context, from Ledger, past []ledger.Past, d
 			continue
 		}
 		before := changes[key]
-		group := r.group(policy.Action(p.Action), now.Action)
+		group := sums.of(policy.Action(p.Action), now.Action)
 		if group == nil {
 			delete(groups, before)
 			delete(changes, key)
@@ -225,37 +228,55 @@ func (r *Report) compare(ctx context.Context, from Ledger, past []ledger.Past, d
 		}
 		c := &Change{
 			Reference: reference(p), Digest: p.Digest, Decision: p.ID, Was: policy.Action(p.Action), Now: now.Action,
-			Reasons: telling(now.Reasons, now.Action), Pulls: p.Pulls, clients: map[string]int64{},
+			Reasons: telling(now.Reasons, now.Action), Pulls: p.Pulls,
 		}
 		if c.Was == policy.Block {
 			var was []policy.Reason
 			if err := json.Unmarshal(p.Reasons, &was); err != nil {
-				return fmt.Errorf("reading decision %s: %w", p.ID, err)
+				return sums, fmt.Errorf("reading decision %s: %w", p.ID, err)
 			}
 			c.Reasons = telling(was, policy.Block)
 		}
 		if before != nil {
 			c.Pulls += before.Pulls
-			c.clients = before.clients
+			c.judgements = before.judgements
 			delete(groups, before)
 		}
-		changes[key], groups[c] = c, group
 		if p.Pulls > 0 {
-			pulls, err := from.Pulls(ctx, p.ID)
-			if err != nil {
-				return err
-			}
-			for _, one := range pulls {
-				c.clients[one.Client] += one.Count
-			}
+			c.judgements = append(c.judgements, p.ID)
 		}
+		changes[key], groups[c] = c, group
+	}
+	if err := countClients(ctx, from, groups); err != nil {
+		return sums, err
 	}
 	for c, group := range groups {
 		group.Images = append(group.Images, *c)
 		group.Pulls += c.Pulls
 	}
-	for _, group := range []*Group{&r.Changes.Blocked, &r.Changes.Annotated, &r.Changes.Served} {
+	for _, group := range []*Group{&sums.Blocked, &sums.Annotated, &sums.Served} {
 		group.sum()
+	}
+	return sums, nil
+}
+
+// countClients finds out who pulled what has changed, for all of it at once.
+func countClients(ctx context.Context, from Ledger, groups map[*Change]*Group) error {
+	var ids []string
+	for c := range groups {
+		ids = append(ids, c.judgements...)
+	}
+	pulls, err := from.PullsOf(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for c := range groups {
+		c.clients = map[string]int64{}
+		for _, id := range c.judgements {
+			for _, one := range pulls[id] {
+				c.clients[one.Client] += one.Count
+			}
+		}
 	}
 	return nil
 }
@@ -295,14 +316,15 @@ func decide(p ledger.Past, byID map[string]*outcome) (policy.Decision, bool) {
 	return sum, true
 }
 
-func (r *Report) group(was, now policy.Action) *Group {
+// of is the group of what changes in this way, or nil.
+func (g *Groups) of(was, now policy.Action) *Group {
 	switch {
 	case was != policy.Block && now == policy.Block:
-		return &r.Changes.Blocked
+		return &g.Blocked
 	case was == policy.Block && now != policy.Block:
-		return &r.Changes.Served
+		return &g.Served
 	case was == policy.Serve && now == policy.Annotate:
-		return &r.Changes.Annotated
+		return &g.Annotated
 	}
 	return nil
 }

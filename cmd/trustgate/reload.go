@@ -190,7 +190,7 @@ func (s *service) reload(ctx context.Context, l *live, load func() (*config.Conf
 	for _, warning := range next.Warnings {
 		s.log.Warn("configuration", zap.String("warning", warning))
 	}
-	made, err := s.newSetup(ctx, next)
+	made, err := s.newSetup(ctx, next, current.setup)
 	if err != nil {
 		return err
 	}

@@ -35,6 +35,7 @@ type service struct {
 	ledger  *ledger.Ledger
 	metrics *prometheus.Registry
 	pulls   *proxy.Metrics
+	trials  *trialMetrics
 	*setup
 }
 
@@ -67,6 +68,7 @@ func openService(c *cobra.Command) (*service, error) {
 		return nil, err
 	}
 	cfg.Log.Level = "error"
+	cfg.Policy.Trial = nil // which is for pulls
 	if verbose, _ := c.Flags().GetBool("verbose"); verbose {
 		cfg.Log.Level = "debug"
 	}
@@ -80,7 +82,7 @@ func assemble(ctx context.Context, cfg *config.Config, logTo io.Writer) (*servic
 		return nil, err
 	}
 	s := &service{log: log, metrics: prometheus.NewRegistry()}
-	s.pulls = proxy.NewMetrics(s.metrics)
+	s.pulls, s.trials = proxy.NewMetrics(s.metrics), newTrialMetrics(s.metrics)
 	if err := s.open(ctx, cfg); err != nil {
 		s.close()
 		return nil, err
@@ -100,7 +102,7 @@ func (s *service) open(ctx context.Context, cfg *config.Config) error {
 		return fmt.Errorf("opening the cache: %w", err)
 	}
 	registerCache(s.metrics, s.cache, int64(cfg.Cache.MaxSize))
-	s.setup, err = s.newSetup(ctx, cfg)
+	s.setup, err = s.newSetup(ctx, cfg, nil)
 	return err
 }
 

@@ -105,8 +105,8 @@ type Options struct {
 	Platforms  []oci.Platform
 	Packages   bool // examine them
 	Source     gate.TagFinder
-	Candidate  string // a team's module of a policy that is only tried
-	Tried      func(result string)
+	Candidate  string            // a team's module of a policy that is only tried
+	Trial      func(*gate.Trial) // changes what the candidate is made of
 	Succeeds   *gate.Gate
 	Gathering  string
 	Exceptions []policy.Exception
@@ -184,7 +184,10 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 		engineOptions.Paths = []string{s.write("candidate.rego", o.Candidate)}
 		judge, err := policy.Load(ctx, engineOptions)
 		s.Must(err)
-		candidate = &gate.Trial{Judge: judge, Count: o.Tried}
+		candidate = &gate.Trial{Judge: judge}
+		if o.Trial != nil {
+			o.Trial(candidate)
+		}
 	}
 
 	g, err := gate.New(gate.Options{
