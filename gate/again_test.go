@@ -2,6 +2,7 @@ package gate_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -114,6 +115,26 @@ func TestPolicyReload(t *testing.T) {
 	}
 }
 
+// TestBlobsAfterAReload: who has the manifest from before the policy changed goes on
+// with its blobs, or does not, by the new one.
+func TestBlobsAfterAReload(t *testing.T) {
+	s := stage.New(t)
+	app := s.Trusted(s.Image("app", nil))
+	a := s.Pull(s.Gate(stage.Options{}), app.Reference())
+	layer := a.Manifest.Layers[0].Digest
+	s.Upstream.Reset()
+	if _, err := s.Gate(stage.Options{Rego: another("warn", "true")}).Blob(t.Context(), a.Reference.InRepository(), layer, policy.Client{}); err != nil {
+		t.Error(err)
+	}
+	if n := s.Upstream.Count(""); n != 0 {
+		t.Errorf("%d requests reach the upstream", n)
+	}
+	var blocked *gate.BlockedError
+	if _, err := s.Gate(stage.Options{Rego: another("deny", "true")}).Blob(t.Context(), a.Reference.InRepository(), layer, policy.Client{}); !errors.As(err, &blocked) {
+		t.Errorf("under a policy that blocks it: %v", err)
+	}
+}
+
 // What a parent is worth under the new policy counts for its children, and a
 // policy that is taken back brings their verdicts back.
 func TestParentsAreJudgedAgain(t *testing.T) {
@@ -174,7 +195,6 @@ func TestGatheredAnew(t *testing.T) {
 		"only the policy has changed":         {then: stage.Options{Rego: rego}, again: true},
 		"the client asks for a fresh verdict": {then: stage.Options{Rego: rego}, fresh: true},
 		"evidence is looked for elsewhere":    {then: stage.Options{Rego: rego, Gathering: "a further store"}},
-		"parents are followed less far":       {then: stage.Options{Rego: rego, Depth: 3}},
 		"packages are examined":               {then: stage.Options{Rego: rego, Packages: true}},
 		"the verdict has ended": {
 			change: func(s *stage.Stage, _ *gate.Gate, _ *shipyard.Image) { s.Pass(11 * time.Minute) }, then: stage.Options{Rego: rego},

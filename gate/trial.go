@@ -118,6 +118,7 @@ func (t *trial) run() {
 // trialRecord is what has not been recorded yet.
 type trialRecord struct {
 	ids         []string
+	results     []string
 	differences []ledger.Trial
 	counts      ledger.TrialCounts
 }
@@ -127,7 +128,6 @@ func (t *trial) judge(id string, batch *trialRecord) {
 	if err != nil {
 		t.gate.Log.Warn("the candidate policy could not judge", zap.String("decision", id), zap.Error(err))
 	}
-	t.Count(result)
 	now := t.gate.Now()
 	if batch.counts.First.IsZero() {
 		batch.counts.First = now
@@ -137,7 +137,7 @@ func (t *trial) judge(id string, batch *trialRecord) {
 	if result == "failed" {
 		batch.counts.Failed++
 	}
-	batch.ids = append(batch.ids, id)
+	batch.ids, batch.results = append(batch.ids, id), append(batch.results, result)
 }
 
 // decide has the candidate judge as of when the policy in force did: what differs
@@ -213,6 +213,9 @@ func (t *trial) record(batch *trialRecord) {
 		t.mu.Lock()
 		t.missed -= missed
 		t.mu.Unlock()
+	}
+	for _, result := range batch.results {
+		t.Count(result) // who has seen the count finds the record
 	}
 	*batch = trialRecord{}
 }
