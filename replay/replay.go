@@ -2,11 +2,12 @@
 // judged before.
 //
 // It looks back and changes nothing: no verdict, no record, no memory of the gate.
-// It must never reach an upstream, so what a policy would have to ask anew, such
-// as a verdict on a parent, is taken as it was recorded.
+// It must never reach an upstream: the evidence is that of then. Parents are judged
+// first, by the same policy, so that what it makes of them counts for their children.
 package replay
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -103,50 +104,92 @@ type Count struct {
 func Run(ctx context.Context, from Ledger, judge Judge, o Options) (*Report, error) {
 	var past []ledger.Past
 	report := &Report{}
-	order := []digest.Digest{}
-	decisions := map[digest.Digest]*outcome{}
+	all := outcomes{byID: map[string]*outcome{}, questions: map[string]*outcome{}, latest: map[string]*outcome{}}
 	err := from.Since(ctx, o.Since, func(p ledger.Past) error {
 		report.Judgements++
 		report.Pulls += p.Pulls
 		past = append(past, p)
-		if decisions[p.Input] == nil {
-			decisions[p.Input] = &outcome{}
-			order = append(order, p.Input)
-		}
-		return nil
+		return all.add(p)
 	})
 	if err != nil {
 		return nil, err
 	}
-	report.Inputs = len(order)
-	if err := judgeAll(ctx, from, judge, o, order, decisions); err != nil {
+	report.Inputs = len(all.order)
+	if err := judgeAll(ctx, from, judge, o, all.order); err != nil {
 		return nil, err
 	}
-	for _, d := range order {
-		if decisions[d].failed {
+	for _, one := range all.order {
+		if one.failed {
 			report.NotJudged++
 		}
-		if decisions[d].unreadable {
+		if one.unreadable {
 			report.Unreadable++
 		}
 	}
-	byID := map[string]*outcome{}
-	for _, p := range past {
-		byID[p.ID] = decisions[p.Input]
-	}
-	report.Changes, err = compare(ctx, from, past, byID)
+	report.Changes, err = compare(ctx, from, past, all.byID)
 	return report, err
+}
+
+// outcomes are one for each different question: an input, and the parents as they
+// had been judged by then.
+type outcomes struct {
+	order     []*outcome
+	byID      map[string]*outcome // of judgements
+	questions map[string]*outcome
+	latest    map[string]*outcome // of references, while judgements are added
+}
+
+// add takes a judgement in, oldest first.
+func (all *outcomes) add(p ledger.Past) error {
+	var known struct {
+		Admitted []string `json:"admitted"`
+	}
+	if bytes.Contains(p.Detail, []byte(`"admitted":[`)) { // most have no parents to read
+		if err := json.Unmarshal(p.Detail, &known); err != nil {
+			return fmt.Errorf("reading decision %s: %w", p.ID, err)
+		}
+	}
+	question := p.Input.String()
+	parents := make([]*outcome, len(known.Admitted))
+	for i, name := range known.Admitted {
+		if parents[i] = all.latest[name]; parents[i] != nil {
+			parents[i].parent = true
+			question += fmt.Sprintf(" %d", parents[i].number)
+		} else {
+			question += " -"
+		}
+	}
+	one := all.questions[question]
+	if one == nil {
+		one = &outcome{number: len(all.order), input: p.Input, parents: parents}
+		all.questions[question], all.order = one, append(all.order, one)
+	}
+	all.byID[p.ID] = one
+	name := p.Name
+	if p.Tag != "" {
+		name += ":" + p.Tag
+	}
+	all.latest[name+"@"+p.Digest.String()] = one
+	return nil
 }
 
 // outcome is what the other policy makes of one input.
 type outcome struct {
+	number  int
+	input   digest.Digest
+	parents []*outcome // the direct ones, all of them older; nil is one that is not looked at
+
+	once sync.Once
+	err  error
 	policy.Decision
+	parent     bool            // of another
+	ancestry   []policy.Parent // of a parent
 	index      bool
 	failed     bool
 	unreadable bool
 }
 
-func judgeAll(ctx context.Context, from Ledger, judge Judge, o Options, order []digest.Digest, into map[digest.Digest]*outcome) error {
+func judgeAll(ctx context.Context, from Ledger, judge Judge, o Options, order []*outcome) error {
 	workers, ctx := errgroup.WithContext(ctx)
 	var next, done atomic.Int64
 	var telling sync.Mutex
@@ -160,8 +203,7 @@ func judgeAll(ctx context.Context, from Ledger, judge Judge, o Options, order []
 				if err := ctx.Err(); err != nil {
 					return context.Cause(ctx)
 				}
-				one := into[order[i]]
-				if err := one.judge(ctx, from, judge, o.At, order[i]); err != nil {
+				if err := order[i].judge(ctx, from, judge, o.At); err != nil {
 					return err
 				}
 				if n := done.Add(1); o.Progress != nil {
@@ -175,8 +217,24 @@ func judgeAll(ctx context.Context, from Ledger, judge Judge, o Options, order []
 	return workers.Wait()
 }
 
-func (one *outcome) judge(ctx context.Context, from Ledger, judge Judge, at time.Time, d digest.Digest) error {
-	raw, err := from.InputOf(ctx, d)
+// judge has the parents judged first. Each is judged once, by whoever comes first.
+func (one *outcome) judge(ctx context.Context, from Ledger, judge Judge, at time.Time) error {
+	one.once.Do(func() {
+		for _, p := range one.parents {
+			if p == nil {
+				continue
+			}
+			if one.err = p.judge(ctx, from, judge, at); one.err != nil {
+				return
+			}
+		}
+		one.err = one.decide(ctx, from, judge, at)
+	})
+	return one.err
+}
+
+func (one *outcome) decide(ctx context.Context, from Ledger, judge Judge, at time.Time) error {
+	raw, err := from.InputOf(ctx, one.input)
 	if errors.Is(err, oci.ErrNotFound) {
 		one.unreadable = true
 		return nil
@@ -194,6 +252,10 @@ func (one *outcome) judge(ctx context.Context, from Ledger, judge Judge, at time
 		return nil
 	}
 	input.Request.Time = at
+	input.Parents = one.judged(input.Parents)
+	if one.parent {
+		one.ancestry = input.Parents
+	}
 	one.Decision, err = judge.Decide(ctx, &input)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -202,6 +264,37 @@ func (one *outcome) judge(ctx context.Context, from Ledger, judge Judge, at time
 		one.failed = true // and the decision is a block
 	}
 	return nil
+}
+
+// judged are the edges of an input with what the other policy makes of the parents
+// in the place of what was decided then, as the gate does after a change of policy.
+func (one *outcome) judged(edges []policy.Parent) []policy.Parent {
+	var list []policy.Parent
+	direct := 0
+	replaced := false
+	for _, edge := range edges {
+		if edge.Depth > 1 {
+			if !replaced {
+				list = append(list, edge)
+			}
+			continue
+		}
+		var parent *outcome
+		if direct < len(one.parents) {
+			parent = one.parents[direct]
+		}
+		direct++
+		if replaced = parent != nil && edge.Verdict != nil && !parent.unreadable && !parent.index; !replaced {
+			list = append(list, edge)
+			continue
+		}
+		edge.Verdict = &policy.ParentVerdict{Action: parent.BeforeMode, Reasons: parent.Reasons}
+		list = gate.Ancestry(list, edge, parent.ancestry)
+	}
+	if list == nil {
+		return edges
+	}
+	return list
 }
 
 // compare sums up what is different, once for each image under each name.

@@ -55,10 +55,16 @@ are read.`,
 		if err != nil {
 			return fmt.Errorf("loading the policy: %w", err)
 		}
-		for _, warning := range exceptionWarnings(o.Exceptions, time.Now()) {
-			warn(c, warning)
-			cfg.Warnings = append(cfg.Warnings, warning)
+		found := exceptionWarnings(o.Exceptions, time.Now())
+		if cfg.Policy.Trial != nil {
+			if _, err := policy.Load(c.Context(), candidateOptions(cfg, o)); err != nil {
+				found = append(found, fmt.Sprintf("policy.trial: the candidate is broken and will not be tried: %v", manyMistakes(err)))
+			}
 		}
+		for _, warning := range found {
+			warn(c, warning)
+		}
+		cfg.Warnings = append(cfg.Warnings, found...)
 		done := checked{
 			OK: true, File: cfg.File, Routes: len(cfg.Routes), Signers: len(cfg.Trust.Signers), Rules: len(rules.Rules()),
 			Problems: []config.Problem{}, Warnings: orEmpty(cfg.Warnings),

@@ -24,7 +24,7 @@ func newPolicyReplay() *cobra.Command {
 what the ledger remembers, and show what would be different: which images would be
 newly blocked or newly served, by which rule, in which repositories, for whom, and
 how often they were pulled. Nothing is changed, and nothing is asked of a registry:
-the evidence, and the verdicts on parents, are those of then.
+the evidence is that of then. Parents are judged first, by the same rules.
 
 Rules judge as of now, or as of --at, so that one which takes effect later can be
 tried before. It exits with 4 when anything would be newly blocked.`,

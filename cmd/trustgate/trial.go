@@ -63,6 +63,9 @@ func newTrialMetrics(registerer prometheus.Registerer) *trialMetrics {
 			Name: "trustgate_trial_broken", Help: "1 while policy.trial names a candidate that cannot be loaded.",
 		}),
 	}
+	for _, result := range []string{"same", "stricter", "weaker", "failed", "missed"} {
+		m.total.WithLabelValues(result)
+	}
 	registerer.MustRegister(m.total, m.broken)
 	return m
 }
