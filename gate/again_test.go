@@ -44,7 +44,7 @@ func TestPolicyReload(t *testing.T) {
 	const images, clients = 200, 64
 	// Signing all of them would be most of the test: exceptions serve them as well.
 	o := stage.Options{}
-	for _, code := range []string{"signature.missing", "provenance.missing", "source.missing"} {
+	for _, code := range []string{"signature.missing", "provenance.missing", "source.unknown", "parents.unknown"} {
 		o.Exceptions = append(o.Exceptions, policy.Exception{
 			ID: "ex-" + code, Code: code, Repository: "**", Owner: "ops", Reason: "a test", Expires: s.Now().Add(time.Hour),
 		})
@@ -56,10 +56,14 @@ func TestPolicyReload(t *testing.T) {
 	}
 	slow := s.Image("slow", nil)
 	before := s.Gate(o)
+	s.Pull(before, base.Reference()) // by whose layers it is found
 	old := map[string]gate.Verdict{}
 	for _, image := range all {
 		a := s.Pull(before, image.Reference())
 		expect(t, a, policy.Serve, "")
+		if len(a.Parents) != 1 {
+			t.Fatalf("the parents of %s are %+v", image.Repository, a.Parents)
+		}
 		old[image.Repository] = a.Verdict
 	}
 

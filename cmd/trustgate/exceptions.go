@@ -143,11 +143,12 @@ needs --long.`,
 
 // newException is what a person has written, checked.
 func newException(e config.Exception, now time.Time, long bool) (ledger.Exception, error) {
-	for _, mistake := range e.Mistakes() {
-		if mistake.Key != "" {
-			return ledger.Exception{}, fmt.Errorf("--%s: %w", mistake.Key, mistake.Err)
+	if mistakes := e.Mistakes(); len(mistakes) > 0 {
+		first := mistakes[0]
+		if first.Key != "" {
+			return ledger.Exception{}, fmt.Errorf("--%s: %w", first.Key, first.Err)
 		}
-		return ledger.Exception{}, mistake.Err
+		return ledger.Exception{}, first.Err
 	}
 	ends, err := config.ParseExpiry(e.Expires)
 	switch {
