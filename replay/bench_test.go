@@ -17,15 +17,18 @@ import (
 	"github.com/trustgate/trustgate/replay"
 )
 
-// remembered is how many decisions a ledger has after a busy year.
-const remembered = 100_000
-
 // BenchmarkReplay is a replay of a hundred thousand decisions, each over an input of
 // its own that a gate has recorded about a signed image with provenance and a
 // parent. It must take less than a minute on two processors:
 //
-//	go test ./replay -run '^$' -bench Replay -benchtime 1x
+//	go test ./replay -run '^$' -bench Replay/100000 -benchtime 1x
 func BenchmarkReplay(b *testing.B) {
+	for _, decisions := range []int{2_000, 100_000} {
+		b.Run(fmt.Sprint(decisions), func(b *testing.B) { replayOf(b, decisions) })
+	}
+}
+
+func replayOf(b *testing.B, decisions int) {
 	s := stage.New(b)
 	base := s.Trusted(s.Image("base/os", nil))
 	app := s.Trusted(s.Image("app", base), base)
@@ -34,7 +37,7 @@ func BenchmarkReplay(b *testing.B) {
 	input, err := g.Ledger.Input(b.Context(), a.Verdict.ID)
 	s.Must(err)
 	path := filepath.Join(b.TempDir(), "ledger.db")
-	fill(s, path, string(input), app.Digest)
+	fill(s, path, string(input), app.Digest, decisions)
 	l, err := ledger.Open(b.Context(), "sqlite:"+path)
 	s.Must(err)
 	defer l.Close()
@@ -42,16 +45,16 @@ func BenchmarkReplay(b *testing.B) {
 	for b.Loop() {
 		report, err := replay.Run(b.Context(), l, engine, replay.Options{At: time.Now(), Progress: func(int, int) {}})
 		s.Must(err)
-		if report.Judgements != remembered || report.NotJudged+report.Unreadable != 0 || len(report.Changes.Blocked.Images) < remembered/32 {
+		if report.Judgements != decisions || report.NotJudged+report.Unreadable != 0 || len(report.Changes.Blocked.Images) < decisions/32 {
 			b.Fatalf("%d judged, %d not, %d newly blocked", report.Judgements, report.NotJudged, len(report.Changes.Blocked.Images))
 		}
 	}
 	b.ReportMetric(float64(len(input)), "bytes/input")
-	b.ReportMetric(float64(b.Elapsed().Seconds())/float64(b.N)/remembered*1e6, "µs/decision")
+	b.ReportMetric(float64(b.Elapsed().Seconds())/float64(b.N)/float64(decisions)*1e6, "µs/decision")
 }
 
 // fill writes a ledger in one transaction, as a year of pulls does one by one.
-func fill(s *stage.Stage, path, input string, image digest.Digest) {
+func fill(s *stage.Stage, path, input string, image digest.Digest, decisions int) {
 	s.Helper()
 	l, err := ledger.Open(s.Context(), "sqlite:"+path)
 	s.Must(err)
@@ -65,7 +68,7 @@ func fill(s *stage.Stage, path, input string, image digest.Digest) {
 	s.Must(err)
 	defer pack.Close()
 	now := time.Now().UnixNano()
-	for i := range remembered {
+	for i := range decisions {
 		d := digest.FromString(fmt.Sprint(i))
 		document := []byte(strings.ReplaceAll(input, image.Encoded(), d.Encoded()))
 		of, id := digest.FromBytes(document), fmt.Sprintf("tg-%d", i)
