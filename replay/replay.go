@@ -32,6 +32,7 @@ import (
 type Ledger interface {
 	Since(ctx context.Context, since time.Time, visit func(ledger.Past) error) error
 	InputOf(ctx context.Context, d digest.Digest) ([]byte, error)
+	InputsOf(ctx context.Context, digests []digest.Digest) (map[digest.Digest][]byte, error)
 	PullsOf(ctx context.Context, ids []string) (map[string][]ledger.Pulls, error)
 }
 
@@ -196,20 +197,27 @@ func judgeAll(ctx context.Context, from Ledger, judge Judge, o Options, order []
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() error {
 			for {
-				i := next.Add(1) - 1
-				if i >= int64(len(order)) {
+				start := int(next.Add(inputsAtOnce)) - inputsAtOnce
+				if start >= len(order) {
 					return nil
 				}
-				if err := ctx.Err(); err != nil {
-					return context.Cause(ctx)
-				}
-				if err := order[i].judge(ctx, from, judge, o.At); err != nil {
+				part := order[start:min(start+inputsAtOnce, len(order))]
+				inputs, err := read(ctx, from, part)
+				if err != nil {
 					return err
 				}
-				if n := done.Add(1); o.Progress != nil {
-					telling.Lock()
-					o.Progress(int(n), len(order))
-					telling.Unlock()
+				for _, one := range part {
+					if ctx.Err() != nil {
+						return context.Cause(ctx)
+					}
+					if err := one.judge(ctx, from, inputs, judge, o.At); err != nil {
+						return err
+					}
+					if n := done.Add(1); o.Progress != nil {
+						telling.Lock()
+						o.Progress(int(n), len(order))
+						telling.Unlock()
+					}
 				}
 			}
 		})
@@ -217,24 +225,38 @@ func judgeAll(ctx context.Context, from Ledger, judge Judge, o Options, order []
 	return workers.Wait()
 }
 
+// inputsAtOnce is how many inputs a worker reads before it judges them.
+const inputsAtOnce = 64
+
+func read(ctx context.Context, from Ledger, part []*outcome) (map[digest.Digest][]byte, error) {
+	digests := make([]digest.Digest, len(part))
+	for i, one := range part {
+		digests[i] = one.input
+	}
+	return from.InputsOf(ctx, digests)
+}
+
 // judge has the parents judged first. Each is judged once, by whoever comes first.
-func (one *outcome) judge(ctx context.Context, from Ledger, judge Judge, at time.Time) error {
+func (one *outcome) judge(ctx context.Context, from Ledger, inputs map[digest.Digest][]byte, judge Judge, at time.Time) error {
 	one.once.Do(func() {
 		for _, p := range one.parents {
 			if p == nil {
 				continue
 			}
-			if one.err = p.judge(ctx, from, judge, at); one.err != nil {
+			if one.err = p.judge(ctx, from, inputs, judge, at); one.err != nil {
 				return
 			}
 		}
-		one.err = one.decide(ctx, from, judge, at)
+		one.err = one.decide(ctx, from, inputs, judge, at)
 	})
 	return one.err
 }
 
-func (one *outcome) decide(ctx context.Context, from Ledger, judge Judge, at time.Time) error {
-	raw, err := from.InputOf(ctx, one.input)
+func (one *outcome) decide(ctx context.Context, from Ledger, inputs map[digest.Digest][]byte, judge Judge, at time.Time) error {
+	raw, err := inputs[one.input], error(nil)
+	if raw == nil { // a parent is seldom read along, and what is not there says so
+		raw, err = from.InputOf(ctx, one.input)
+	}
 	if errors.Is(err, oci.ErrNotFound) {
 		one.unreadable = true
 		return nil
