@@ -3,6 +3,7 @@ package gate
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -57,6 +58,16 @@ type Detail struct {
 	Source   *policy.Source  `json:"source,omitempty"`
 	Parents  []policy.Parent `json:"parents,omitempty"`
 	Children []Child         `json:"children,omitempty"` // of an index
+	// Admitted names the direct parents as they were judged, in the order of
+	// Parents; "" is one that could not be.
+	Admitted []string  `json:"admitted,omitempty"`
+	Evidence *Gathered `json:"evidence,omitempty"` // nil where something was missing for a while
+}
+
+// Gathered says when the evidence under a verdict was looked for, and how.
+type Gathered struct {
+	Revision string    `json:"revision"` // changes with whatever else could be found
+	At       time.Time `json:"at"`
 }
 
 // Child is one image of an index.
@@ -70,8 +81,14 @@ type Child struct {
 	Reasons  []policy.Reason `json:"reasons,omitempty"`
 }
 
-// began is when the judgement started to look.
-func (a *Admission) began() time.Time { return a.Verdict.JudgedAt.Add(-a.Verdict.Took) }
+// began is when the judgement started to look, or the one from whose record it was
+// made.
+func (a *Admission) began() time.Time {
+	if a.Evidence != nil {
+		return a.Evidence.At
+	}
+	return a.Verdict.JudgedAt.Add(-a.Verdict.Took)
+}
 
 // live says whether the verdict still stands at the given time.
 func (a *Admission) live(now time.Time) bool {
@@ -105,7 +122,26 @@ func (a *Admission) judgement(g *Gate) (ledger.Judgement, error) {
 		Action:      string(a.Verdict.Action), BeforeMode: string(a.Verdict.BeforeMode),
 		Reasons: reasons, Annotations: annotations, Detail: detail,
 		JudgedAt: a.Verdict.JudgedAt, ExpiresAt: a.Verdict.ExpiresAt, Took: a.Verdict.Took,
+		Exceptions: a.exceptions(),
 	}, nil
+}
+
+// exceptions names those that let a finding pass, of an index those of its images
+// too.
+func (a *Admission) exceptions() []string {
+	var used []string
+	note := func(reasons []policy.Reason) {
+		for _, r := range reasons {
+			if r.Exception != "" && !slices.Contains(used, r.Exception) {
+				used = append(used, r.Exception)
+			}
+		}
+	}
+	note(a.Verdict.Reasons)
+	for _, c := range a.Children {
+		note(c.Reasons)
+	}
+	return used
 }
 
 // restore makes an admission of what the ledger remembers and the bytes that

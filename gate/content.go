@@ -118,6 +118,9 @@ func (g *Gate) mayRead(ctx context.Context, route *Route, ref oci.Reference, cli
 	if g.memo.served(ref, client, g.Now(), g.outdated(ref)) != nil {
 		return nil
 	}
+	if ok, err := g.mayReadAgain(ctx, route, ref, client); ok || err != nil {
+		return err
+	}
 	a, err := g.admit(ctx, newNode(route, ref, client, g.Limits.Nodes))
 	if err == nil && !a.Verdict.Blocked() {
 		return nil
@@ -133,6 +136,32 @@ func (g *Gate) mayRead(ctx context.Context, route *Route, ref oci.Reference, cli
 		return err
 	}
 	return &BlockedError{a}
+}
+
+// mayReadAgain says whether a tag under which the manifest was pulled before the
+// policy changed, or before a restart, serves it still. Clients ask for blobs long
+// after they asked for the tag.
+func (g *Gate) mayReadAgain(ctx context.Context, route *Route, ref oci.Reference, client policy.Client) (bool, error) {
+	recorded, err := g.Ledger.Served(ctx, ref.Name(), ref.Digest())
+	if err != nil {
+		return false, fmt.Errorf("looking up the verdicts on %s: %w", ref, err)
+	}
+	var looked []string // tags
+	for _, j := range recorded {
+		if j.Tag == "" || slices.Contains(looked, j.Tag) || !within(g.Now(), j.JudgedAt, j.ExpiresAt) {
+			continue
+		}
+		looked = append(looked, j.Tag)
+		tagged, err := ref.InRepository().WithTag(j.Tag)
+		if err != nil {
+			return false, err
+		}
+		a, err := g.recorded(ctx, newNode(route, tagged.WithDigest(ref.Digest()), client, g.Limits.Nodes))
+		if err == nil && !a.Verdict.Blocked() {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // recordedAsServed is a judgement under any tag that serves the manifest and
@@ -159,7 +188,15 @@ func (g *Gate) recordedAsServed(ctx context.Context, ref oci.Reference, upstream
 		if policy.Stricter(policy.Action(j.Action), policy.Annotate) == policy.Block {
 			continue
 		}
-		if within(now, j.JudgedAt, j.ExpiresAt) || (upstreamFailed && within(now, j.JudgedAt, j.JudgedAt.Add(g.Lifetimes.Stale))) {
+		if within(now, j.JudgedAt, j.ExpiresAt) {
+			return &j, nil
+		}
+		if !upstreamFailed {
+			continue
+		}
+		if a, err := restore(j, node{ref: ref}, nil); err != nil {
+			return nil, err
+		} else if g.stillStands(a) {
 			return &j, nil
 		}
 	}

@@ -32,7 +32,8 @@ type facts struct {
 	dockerfile *policy.Dockerfile
 	root       bool
 	parents    []policy.Parent
-	below      int // layers that are the final stage's parent's
+	admitted   []string // the direct ones
+	below      int      // layers that are the final stage's parent's
 	tagged     *gittag.Result
 	untagged   string // why nobody could say
 	packages   *policy.Packages
@@ -302,7 +303,7 @@ func (f *facts) upstreamFailed() bool {
 
 // detail is what stays with the admission.
 func (f *facts) detail() Detail {
-	d := Detail{Root: f.root, DiffIDs: f.diffIDs(), Below: f.below, Parents: f.parents}
+	d := Detail{Root: f.root, DiffIDs: f.diffIDs(), Below: f.below, Parents: f.parents, Admitted: f.admitted}
 	if f.config != nil {
 		d.Platform = oci.FormatPlatform(&f.config.Platform)
 	}

@@ -48,6 +48,7 @@ func (g *Gate) begin() bool {
 type flight struct {
 	key      string
 	depth    int
+	nested   bool // on behalf of another
 	done     chan struct{}
 	waitsFor map[*flight]int
 
@@ -73,7 +74,7 @@ func (g *Gate) fly(ctx context.Context, key string, depth int, fn func(context.C
 			f.mu.Unlock()
 			return nil, ErrClosed
 		}
-		target = &flight{key: key, depth: depth, done: make(chan struct{}), waitsFor: map[*flight]int{}}
+		target = &flight{key: key, depth: depth, nested: caller != nil, done: make(chan struct{}), waitsFor: map[*flight]int{}}
 		f.current[key] = target
 	}
 	if caller != nil {
@@ -132,21 +133,25 @@ func (g *Gate) run(ctx context.Context, target *flight, fn func(context.Context)
 		g.flights.mu.Unlock()
 		close(target.done)
 	}()
-	if nested := ctx.Value(flightKey{}) != nil; !nested && g.judging != nil {
-		patience := time.NewTimer(g.Lifetimes.Deadline / 2)
-		defer patience.Stop()
-		select {
-		case g.judging <- struct{}{}:
-			defer func() { <-g.judging }()
-		case <-patience.C:
-			target.err = ErrBusy
-			return
-		case <-running.Done():
-			target.err = context.Cause(running)
-			return
-		}
-	}
 	target.admission, target.err = fn(running)
+}
+
+// turn waits until one more judgement may gather evidence, and says how it ends.
+// Parents are part of the judgement that asked for them.
+func (g *Gate) turn(ctx context.Context) (done func(), err error) {
+	if f, ok := ctx.Value(flightKey{}).(*flight); g.judging == nil || (ok && f.nested) {
+		return func() {}, nil
+	}
+	patience := time.NewTimer(g.Lifetimes.Deadline / 2)
+	defer patience.Stop()
+	select {
+	case g.judging <- struct{}{}:
+		return func() { <-g.judging }, nil
+	case <-patience.C:
+		return nil, ErrBusy
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // reaches says whether f waits, directly or not, for other. The caller holds

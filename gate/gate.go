@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -105,6 +106,11 @@ type Options struct {
 	Summaries Summaries
 	Decisions DecisionLog // nil tells nobody
 	Source    TagFinder   // who releases revisions; nil asks nobody
+	// Gathering changes with whatever else of the configuration decides what
+	// evidence is found.
+	Gathering string
+	Trial     *Trial // a policy that is only tried; nil tries none
+	Succeeds  *Gate  // the gate whose place this one takes: what it was told to forget stays so
 	Packages  Packages
 	Lifetimes Lifetimes
 	Limits    Limits
@@ -128,7 +134,10 @@ type Gate struct {
 	linked    *lru.Cache[string, linked]          // what the cache's repositories hold already
 	seen      *lru.Cache[string, time.Time]       // when a manifest was last seen upstream
 	arrivals  *lru.Cache[string, arrival]         // blobs that were pushed
-	forgotten forgotten
+	forgotten *forgotten
+
+	gathering string // the revision of everything that decides what evidence is found
+	trial     *trial
 
 	summarized *lru.Cache[string, summarized] // of decisions, by id
 
@@ -137,6 +146,7 @@ type Gate struct {
 	work       sync.WaitGroup
 
 	judging      chan struct{} // a slot for each judgement; nil without a bound
+	deciding     chan struct{} // a slot for each decision from the record
 	revalidating chan struct{} // a slot for each judgement in the background
 	examining    struct {
 		sync.Mutex
@@ -170,21 +180,32 @@ func New(options Options) (*Gate, error) {
 	g.linked, _ = lru.New[string, linked](memoEntries)
 	g.seen, _ = lru.New[string, time.Time](memoEntries)
 	g.arrivals, _ = lru.New[string, arrival](memoEntries)
-	g.forgotten.manifests, _ = lru.New[string, time.Time](memoEntries)
+	if g.Succeeds != nil {
+		g.forgotten, g.Succeeds = g.Succeeds.forgotten, nil // and no chain of all gates that were
+	} else {
+		g.forgotten = &forgotten{}
+		g.forgotten.manifests, _ = lru.New[string, time.Time](memoEntries)
+	}
+	var err error
+	if g.gathering, err = g.gatheringRevision(); err != nil {
+		return nil, err
+	}
 	g.summarized, _ = lru.New[string, summarized](memoEntries)
-	g.revalidating = make(chan struct{}, 4)
+	g.revalidating, g.deciding = make(chan struct{}, 4), make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))
 	if g.Limits.Judgements > 0 {
 		g.judging = make(chan struct{}, g.Limits.Judgements)
 	}
 	g.examining.waiting, g.examining.slots = map[examinee]map[string]node{}, make(chan struct{}, examiners)
 	g.background, g.stop = context.WithCancel(context.Background())
 	g.flights.init()
+	g.startTrial()
 	return g, nil
 }
 
 // Close waits for the judgements that are under way, until ctx ends.
 func (g *Gate) Close(ctx context.Context) error {
 	g.flights.close()
+	g.trial.end()
 	done := make(chan struct{})
 	go func() { g.work.Wait(); close(done) }()
 	select {
@@ -241,6 +262,7 @@ func (g *Gate) Admit(ctx context.Context, req Request) (*Admission, error) {
 	}
 	g.keepWarm(key, admission, changes)
 	g.pulled(admission, req.Client)
+	g.trial.offer(admission)
 	return admission, nil
 }
 

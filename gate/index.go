@@ -158,7 +158,9 @@ func (g *Gate) combine(a *examined, children []*Admission, descriptors []oci.Des
 func sharedReasons(children []Child) []policy.Reason {
 	var reasons []policy.Reason
 	same := func(r policy.Reason) func(policy.Reason) bool {
-		return func(o policy.Reason) bool { return o.Code == r.Code && o.Msg == r.Msg && o.Effect == r.Effect }
+		return func(o policy.Reason) bool {
+			return o.Code == r.Code && o.Msg == r.Msg && o.Effect == r.Effect && o.Exception == r.Exception
+		}
 	}
 	for _, child := range children {
 		for _, r := range child.Reasons {

@@ -62,6 +62,11 @@ func (g *Gate) admit(ctx context.Context, n node) (*Admission, error) {
 			g.memo.put(previous)
 			return previous, nil
 		}
+		if again, err := g.admitRecorded(ctx, n, key); err == nil {
+			return again, nil
+		} else if !errors.Is(err, errNotRecorded) {
+			g.Log.Debug("judging from the record failed; the evidence is gathered anew", zap.Stringer("reference", n.ref), zap.Error(err))
+		}
 		return g.judge(ctx, n, key, previous)
 	}
 	a, err := g.fly(ctx, key, n.depth, judge)
@@ -122,6 +127,11 @@ func (g *Gate) recall(ctx context.Context, n node, key string) (*Admission, erro
 	if err != nil {
 		return nil, fmt.Errorf("recalling the verdict on %s: %w", n.ref, err)
 	}
+	return g.remembered(ctx, n, j)
+}
+
+// remembered is a judgement with its manifest, or nil where that is gone.
+func (g *Gate) remembered(ctx context.Context, n node, j ledger.Judgement) (*Admission, error) {
 	here, err := g.Ledger.HasManifest(ctx, n.ref.Name(), n.ref.Digest())
 	if err != nil {
 		return nil, err
@@ -140,6 +150,11 @@ func (g *Gate) recall(ctx context.Context, n node, key string) (*Admission, erro
 // judge makes a verdict. previous is the last one, for the case that the
 // upstream does not answer now.
 func (g *Gate) judge(ctx context.Context, n node, key string, previous *Admission) (*Admission, error) {
+	done, err := g.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	if n.budget.Add(-1) < 0 {
 		return nil, fmt.Errorf("%s: %w", n.ref, errBudget)
 	}
@@ -171,6 +186,9 @@ func (g *Gate) judge(ctx context.Context, n node, key string, previous *Admissio
 		}
 		return a.Admission, nil
 	}
+	if n.given == nil && !a.upstreamFailed && !a.truncated {
+		a.Evidence = &Gathered{Revision: g.gathering, At: started}
+	}
 	return g.remember(ctx, n, a, started)
 }
 
@@ -197,7 +215,7 @@ func (g *Gate) underATag(ctx context.Context, n node, key string) (*Admission, e
 // stillStands says whether a serving verdict may outlive its term because the
 // upstream does not answer.
 func (g *Gate) stillStands(a *Admission) bool {
-	return a != nil && !a.Verdict.Blocked() && within(g.Now(), a.Verdict.JudgedAt, a.Verdict.JudgedAt.Add(g.Lifetimes.Stale))
+	return a != nil && !a.Verdict.Blocked() && within(g.Now(), a.Verdict.JudgedAt, a.began().Add(g.Lifetimes.Stale))
 }
 
 // examined is an admission that is not recorded yet.
@@ -274,6 +292,12 @@ func (g *Gate) examineImage(ctx context.Context, n node, src *origin, a *examine
 	a.truncated, a.notAfter = f.truncated, f.notAfter
 	a.Detail = f.detail()
 
+	g.decide(ctx, n, a)
+	return nil
+}
+
+// decide lets the policy judge the input, and blocks where it fails.
+func (g *Gate) decide(ctx context.Context, n node, a *examined) {
 	// The verdict must be made even when the time for evidence ran out.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), decisionTime)
 	defer cancel()
@@ -287,7 +311,6 @@ func (g *Gate) examineImage(ctx context.Context, n node, src *origin, a *examine
 		Action: decision.Action, BeforeMode: decision.BeforeMode,
 		Reasons: decision.Reasons, Annotations: decision.Annotations,
 	}
-	return nil
 }
 
 // remember gives the verdict its id and its term, records it and lets it stand.
@@ -339,6 +362,7 @@ func (g *Gate) remember(ctx context.Context, n node, a *examined, started time.T
 	}
 	g.memo.put(a.Admission)
 	g.logDecision(a.Admission)
+	g.trial.offer(a.Admission)
 	if a.pending {
 		g.examineLater(n, a.Admission)
 	}

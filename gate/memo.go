@@ -93,7 +93,10 @@ func manifestKey(ref oci.Reference) string { return ref.Name() + "@" + ref.Diges
 // key names everything that a verdict depends on and that can differ between
 // two pulls: which manifest, under which tag, within which indexes, under which
 // policy and trust, and what the rules read of the client.
-func (g *Gate) key(n node) string {
+func (g *Gate) key(n node) string { return g.keyUnder(n, g.Judge.Revision()) }
+
+// keyUnder is the key under a policy that may be another than today's.
+func (g *Gate) keyUnder(n node, policyRevision string) string {
 	h := sha256.New()
 	field := func(s string) {
 		h.Write([]byte(s))
@@ -105,7 +108,7 @@ func (g *Gate) key(n node) string {
 	for _, index := range n.indexes {
 		field(index.String())
 	}
-	field(g.Judge.Revision())
+	field(policyRevision)
 	field(g.Trust.Revision)
 	field(n.client.Identity)
 	field(n.client.Address)

@@ -28,7 +28,13 @@ func (g *Gate) packagesOf(ctx context.Context, f *facts) (*policy.Packages, erro
 	if !g.Packages.Examine || f.manifest.Kind != oci.KindImage || f.config == nil {
 		return nil, nil
 	}
-	e, err := g.Ledger.Examination(ctx, f.manifest.Digest, f.below)
+	return g.packagesAbove(ctx, f.manifest.Digest, f.below)
+}
+
+// packagesAbove is what the ledger knows about the packages of an image, those of
+// its first layers left out.
+func (g *Gate) packagesAbove(ctx context.Context, d digest.Digest, below int) (*policy.Packages, error) {
+	e, err := g.Ledger.Examination(ctx, d, below)
 	if errors.Is(err, oci.ErrNotFound) || (err == nil && g.isOld(e)) {
 		return emptyPackages("pending", ""), nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -70,7 +71,15 @@ func (f *facts) addEdge(n node, e lineage.Edge, a *Admission, err error) {
 		f.parentFailed = f.parentFailed || evidence.Temporary(err)
 		f.truncated = f.truncated || errors.Is(err, errDepth) || errors.Is(err, errBudget)
 	}
+	f.addParent(parent, a)
+}
+
+// addParent adds the edge to a direct parent with the verdict on it, and those
+// above.
+func (f *facts) addParent(parent policy.Parent, a *Admission) {
+	admitted := ""
 	if a != nil {
+		admitted = a.Reference.String()
 		parent.Digest, parent.Root = a.Reference.Digest(), a.Root
 		parent.Verdict = &policy.ParentVerdict{Action: a.Verdict.BeforeMode, Reasons: a.Verdict.Reasons}
 		parent.Build, parent.Source = a.Build, a.Source
@@ -80,19 +89,27 @@ func (f *facts) addEdge(n node, e lineage.Edge, a *Admission, err error) {
 			f.notAfter = a.Verdict.ExpiresAt
 		}
 	}
-	f.parents = append(f.parents, parent)
-	if a == nil {
-		return
+	f.admitted = append(f.admitted, admitted)
+	var above []policy.Parent
+	if a != nil {
+		above = a.Parents
 	}
-	for _, above := range a.Parents {
-		if len(f.parents) >= maxTree {
-			// The direct parents' own verdicts cover what is left out.
-			return
+	f.parents = Ancestry(f.parents, parent, above)
+}
+
+// Ancestry adds the edge to a direct parent to those of an image, and the parent's
+// own edges behind it, as they are seen from the image.
+func Ancestry(list []policy.Parent, direct policy.Parent, above []policy.Parent) []policy.Parent {
+	list = append(list, direct)
+	for _, edge := range above {
+		if len(list) >= maxTree {
+			break // the direct parents' own verdicts cover what is left out
 		}
-		above.Depth++
-		above.Path = append([]string{self, name}, above.Path[1:]...)
-		f.parents = append(f.parents, above)
+		edge.Depth++
+		edge.Path = append(slices.Clone(direct.Path), edge.Path[1:]...)
+		list = append(list, edge)
 	}
+	return list
 }
 
 // parentName is how people read the parent in a path.

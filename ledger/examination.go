@@ -45,7 +45,7 @@ func (l *Ledger) Examination(ctx context.Context, d digest.Digest, below int) (E
 		return Examination{}, fmt.Errorf("the examination of %s: %w", d, oci.ErrNotFound)
 	}
 	if err == nil {
-		e.Report, err = unpack(packed)
+		e.Report, err = l.unpack(packed)
 	}
 	if err != nil {
 		return Examination{}, fmt.Errorf("reading the examination of %s: %w", d, err)

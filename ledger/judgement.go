@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/trustgate/trustgate/oci"
@@ -36,6 +35,7 @@ type Judgement struct {
 	JudgedAt       time.Time
 	ExpiresAt      time.Time
 	Took           time.Duration
+	Exceptions     []string // that it used, by id; written, and not read back
 }
 
 // maxInput bounds a recorded input when it is read back, in bytes.
@@ -67,6 +67,11 @@ func (l *Ledger) Record(ctx context.Context, j Judgement, input []byte) error {
 		j.ID, j.Key, j.Route, j.Name, j.Tag, j.Digest, j.Index, j.PolicyRevision, j.TrustRevision, j.EvidenceDigest,
 		j.InputDigest, j.Action, j.BeforeMode, string(j.Reasons), string(j.Annotations), string(j.Detail),
 		instant(j.JudgedAt), instant(j.ExpiresAt), int64(j.Took))
+	for _, id := range j.Exceptions {
+		if err == nil {
+			_, err = tx.ExecContext(ctx, `INSERT INTO exception_uses (exception, judgement) VALUES (?, ?) ON CONFLICT DO NOTHING`, id, j.ID)
+		}
+	}
 	if err == nil {
 		err = tx.Commit()
 	}
@@ -114,6 +119,12 @@ func one(list []Judgement, err error) (Judgement, error) {
 // Latest returns the newest judgement under the key.
 func (l *Ledger) Latest(ctx context.Context, key string) (Judgement, error) {
 	return one(l.judgements(ctx, `WHERE key = ? ORDER BY seq DESC LIMIT 1`, key))
+}
+
+// LatestOf returns the newest judgement of the manifest under the tag, by whatever
+// policy and for whomever it was.
+func (l *Ledger) LatestOf(ctx context.Context, name, tag string, d digest.Digest) (Judgement, error) {
+	return one(l.judgements(ctx, `WHERE name = ? AND digest = ? AND tag = ? ORDER BY seq DESC LIMIT 1`, name, d, tag))
 }
 
 // Get returns the judgement with the id.
@@ -191,21 +202,14 @@ func (l *Ledger) input(ctx context.Context, which, expression string, arg any) (
 	if err != nil {
 		return nil, fmt.Errorf("reading the input %s: %w", which, err)
 	}
-	raw, err := unpack(packed)
+	raw, err := l.unpack(packed)
 	if err != nil {
 		return nil, fmt.Errorf("unpacking the input %s: %w", which, err)
 	}
 	return raw, nil
 }
 
-func unpack(packed []byte) ([]byte, error) {
-	reader, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxInput))
-	if err != nil {
-		return nil, err
-	}
-	defer reader.Close()
-	return reader.DecodeAll(packed, nil)
-}
+func (l *Ledger) unpack(packed []byte) ([]byte, error) { return l.unzip.DecodeAll(packed, nil) }
 
 // Prune removes judgements made before the given time, and what only they
 // referred to. The newest of each key stays: it may still stand.
@@ -222,6 +226,8 @@ func (l *Ledger) Prune(ctx context.Context, before time.Time) (removed int64, er
 	for _, orphans := range []string{
 		`DELETE FROM inputs WHERE digest NOT IN (SELECT input_digest FROM judgements)`,
 		`DELETE FROM pulls WHERE id NOT IN (SELECT id FROM judgements)`,
+		`DELETE FROM exception_uses WHERE judgement NOT IN (SELECT id FROM judgements)`,
+		`DELETE FROM trials WHERE judgement NOT IN (SELECT id FROM judgements)`,
 	} {
 		if _, err := tx.ExecContext(ctx, orphans); err != nil {
 			return 0, fmt.Errorf("pruning the ledger: %w", err)

@@ -36,6 +36,7 @@ type Ledger struct {
 	write *sql.DB // one connection: SQLite has one writer
 	read  *sql.DB
 	pack  *zstd.Encoder
+	unzip *zstd.Decoder
 	pulls *pullCounter
 }
 
@@ -57,6 +58,12 @@ func Open(ctx context.Context, dsn string) (*Ledger, error) {
 	}
 	var err error
 	if l.pack, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1)); err != nil {
+		l.disconnect()
+		return nil, err
+	}
+	// DecodeAll is safe for concurrent use, with as many decoders as there are
+	// processors.
+	if l.unzip, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxInput)); err != nil {
 		l.disconnect()
 		return nil, err
 	}
@@ -128,6 +135,7 @@ func (l *Ledger) disconnect() {
 // Close writes what is still counted in memory and closes the ledger.
 func (l *Ledger) Close() error {
 	err := l.pulls.close()
+	l.unzip.Close()
 	return errors.Join(err, l.read.Close(), l.write.Close())
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -427,5 +428,121 @@ func forget(t *testing.T, l *ledger.Ledger) {
 	}
 	if got := known("a.example/other"); got != [5]bool{true, true, true, true, true} {
 		t.Errorf("the other repository has %v left", got)
+	}
+}
+
+func TestExceptionsStayOnRecord(t *testing.T) {
+	ctx := context.Background()
+	dsn := "sqlite:" + filepath.Join(t.TempDir(), "ledger.db")
+	l := open(t, dsn)
+	at := time.Date(2027, 1, 31, 12, 0, 0, 0, time.UTC)
+	first, err := l.ExceptionsRevision(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := ledger.Exception{
+		ID: ledger.NewExceptionID(), Code: "signature.missing", Repository: "registry.example/acme/*", Owner: "ops", Reason: "until we sign it",
+		Expires: at.Add(time.Hour), AddedAt: at, AddedBy: "anna",
+	}
+	if err := l.AddException(ctx, e); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.AddException(ctx, e); err == nil {
+		t.Error("two have one id")
+	}
+	second, _ := l.ExceptionsRevision(ctx)
+	removal := ledger.Removal{At: at.Add(time.Minute), By: "bert", Reason: "it is signed"}
+	if err := l.RemoveException(ctx, e.ID, removal); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.RemoveException(ctx, e.ID, ledger.Removal{At: at.Add(time.Hour), By: "mallory"}); !errors.Is(err, ledger.ErrRemoved) {
+		t.Errorf("removed twice: %v", err)
+	}
+	if err := l.RemoveException(ctx, "ex-nonesuch", removal); !errors.Is(err, oci.ErrNotFound) {
+		t.Errorf("removing none: %v", err)
+	}
+	third, _ := l.ExceptionsRevision(ctx)
+	if first == second || second == third || first == third {
+		t.Errorf("the revisions are %q, %q, %q", first, second, third)
+	}
+	l.Close()
+
+	l = open(t, dsn)
+	defer l.Close()
+	e.Removed = removal
+	if all, err := l.Exceptions(ctx); err != nil || len(all) != 1 || all[0] != e {
+		t.Errorf("after a restart: %+v, %v; want %+v", all, err, e)
+	}
+}
+
+func TestUsesOfExceptions(t *testing.T) {
+	ctx := context.Background()
+	dsn := "sqlite:" + filepath.Join(t.TempDir(), "ledger.db")
+	l := open(t, dsn)
+	at := time.Date(2027, 1, 31, 12, 0, 0, 0, time.UTC)
+	used := map[string][]string{"tg-1": {"ex-a"}, "tg-2": {"ex-a", "cfg-b"}, "tg-3": nil}
+	for i, id := range []string{"tg-1", "tg-2", "tg-3"} {
+		j := ledger.Judgement{ID: id, Key: id, JudgedAt: at.Add(time.Duration(i) * time.Minute), Exceptions: used[id]}
+		if err := l.Record(ctx, j, nil); err != nil {
+			t.Fatal(err)
+		}
+		l.CountPull(id, "anna", at.Add(time.Hour))
+		l.CountPull(id, "bert", at.Add(2*time.Hour))
+	}
+	want := map[string]ledger.Usage{"ex-a": {2, 4, at.Add(2 * time.Hour)}, "cfg-b": {1, 2, at.Add(2 * time.Hour)}}
+	l.Close() // which writes what is counted
+	l = open(t, dsn)
+	defer l.Close()
+	if got, err := l.ExceptionUses(ctx); err != nil || !maps.Equal(got, want) {
+		t.Errorf("got %+v, %v; want %+v", got, err, want)
+	}
+	pulls, err := l.PullsOf(ctx, []string{"tg-1", "tg-3", "tg-none"})
+	if err != nil || len(pulls) != 2 || len(pulls["tg-3"]) != 2 || pulls["tg-1"][0].Client != "anna" {
+		t.Errorf("the pulls are %+v, %v", pulls, err)
+	}
+	if j, err := l.LatestOf(ctx, "", "", ""); err != nil || j.ID != "tg-3" {
+		t.Errorf("the latest is %+v, %v", j, err)
+	}
+}
+
+func TestTrials(t *testing.T) {
+	ctx := context.Background()
+	l := open(t, "sqlite::memory:")
+	defer l.Close()
+	at := time.Date(2027, 1, 31, 12, 0, 0, 0, time.UTC)
+	for i, id := range []string{"tg-1", "tg-2"} {
+		if err := l.Record(ctx, ledger.Judgement{ID: id, Key: id, JudgedAt: at.Add(time.Duration(i) * time.Hour)}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	record := func(revision string, at time.Time, ids ...string) {
+		t.Helper()
+		var differences []ledger.Trial
+		for _, id := range ids {
+			differences = append(differences, ledger.Trial{Judgement: id, Action: "block", Reasons: []byte(`[]`), At: at})
+		}
+		counts := ledger.TrialCounts{Tried: 5, Failed: 1, Missed: 2, First: at, Last: at}
+		if err := l.RecordTrials(ctx, revision, differences, counts); err != nil {
+			t.Fatal(err)
+		}
+	}
+	record("one", at, "tg-1", "tg-2")
+	record("one", at.Add(time.Hour), "tg-2")
+	record("two", at)
+	if c, err := l.TrialCounts(ctx, "one"); err != nil || c != (ledger.TrialCounts{Tried: 10, Failed: 2, Missed: 4, First: at, Last: at.Add(time.Hour)}) {
+		t.Errorf("the counts are %+v, %v", c, err)
+	}
+	if c, err := l.TrialCounts(ctx, "three"); err != nil || c != (ledger.TrialCounts{}) {
+		t.Errorf("of none the counts are %+v, %v", c, err)
+	}
+	all, err := l.Trials(ctx, "one", time.Time{})
+	if err != nil || len(all) != 2 || !all["tg-2"].At.Equal(at.Add(time.Hour)) || string(all["tg-1"].Reasons) != "[]" {
+		t.Errorf("got %+v, %v", all, err)
+	}
+	if some, err := l.Trials(ctx, "one", at.Add(time.Minute)); err != nil || len(some) != 1 {
+		t.Errorf("since then %+v, %v", some, err)
+	}
+	if none, err := l.Trials(ctx, "two", time.Time{}); err != nil || len(none) != 0 {
+		t.Errorf("of the other %+v, %v", none, err)
 	}
 }

@@ -3,6 +3,8 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -132,6 +134,49 @@ func (c *pullCounter) close() error {
 	close(c.stop)
 	<-c.done
 	return c.flush()
+}
+
+// pullsAtOnce is of how many judgements one query asks for the pulls.
+const pullsAtOnce = 500
+
+// PullsOf counts who pulled under the judgements, by their ids. The last few
+// seconds may be missing.
+func (l *Ledger) PullsOf(ctx context.Context, ids []string) (map[string][]Pulls, error) {
+	found := map[string][]Pulls{}
+	for part := range slices.Chunk(ids, pullsAtOnce) {
+		if err := l.somePulls(ctx, part, found); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+func (l *Ledger) somePulls(ctx context.Context, ids []string, into map[string][]Pulls) error {
+	args := make([]any, len(ids))
+	for i, id := range ids {
+		args[i] = id
+	}
+	// #nosec G202 -- placeholders alone
+	rows, err := l.read.QueryContext(ctx, `SELECT id, client, count, first, last FROM pulls
+		WHERE id IN (?`+strings.Repeat(", ?", len(ids)-1)+`) ORDER BY id, count DESC, client`, args...)
+	if err != nil {
+		return fmt.Errorf("reading the pulls: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		var p Pulls
+		var first, last int64
+		if err := rows.Scan(&id, &p.Client, &p.Count, &first, &last); err != nil {
+			return fmt.Errorf("reading the pulls: %w", err)
+		}
+		p.First, p.Last = moment(first), moment(last)
+		into[id] = append(into[id], p)
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("reading the pulls: %w", err)
+	}
+	return nil
 }
 
 // Pulls lists who pulled under the judgement with the id, most first. The last

@@ -2,7 +2,10 @@ package ledger
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -47,6 +50,44 @@ func (l *Ledger) Since(ctx context.Context, since time.Time, visit func(Past) er
 		return fmt.Errorf("reading the ledger: %w", err)
 	}
 	return nil
+}
+
+// inputsAtOnce is how many documents one query reads.
+const inputsAtOnce = 64
+
+// InputsOf returns the documents with the digests, those that are there.
+func (l *Ledger) InputsOf(ctx context.Context, digests []digest.Digest) (map[digest.Digest][]byte, error) {
+	found := make(map[digest.Digest][]byte, len(digests))
+	for part := range slices.Chunk(digests, inputsAtOnce) {
+		if err := l.someInputs(ctx, part, found); err != nil {
+			return nil, fmt.Errorf("reading inputs: %w", err)
+		}
+	}
+	return found, nil
+}
+
+func (l *Ledger) someInputs(ctx context.Context, digests []digest.Digest, into map[digest.Digest][]byte) error {
+	args := make([]any, len(digests))
+	for i, d := range digests {
+		args[i] = d
+	}
+	// #nosec G202 -- placeholders alone
+	rows, err := l.read.QueryContext(ctx, `SELECT digest, content FROM inputs WHERE digest IN (?`+strings.Repeat(", ?", len(digests)-1)+`)`, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var d digest.Digest
+		var packed sql.RawBytes
+		if err := rows.Scan(&d, &packed); err != nil {
+			return err
+		}
+		if into[d], err = l.unpack(packed); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
 }
 
 // InputOf returns the document with the digest.

@@ -76,6 +76,8 @@ type Reason struct {
 	// "not yet effective".
 	Effect  Action `json:"effect"`
 	Because string `json:"because,omitempty"`
+	// Exception is the id of the one that let the finding pass, or "".
+	Exception string `json:"exception,omitempty"`
 	// Path leads from the image to the parent at fault.
 	Path []string `json:"path,omitempty"`
 }
@@ -135,7 +137,7 @@ func parseDecision(raw []byte) (Decision, error) {
 	}
 	for i := range d.Reasons {
 		r := &d.Reasons[i]
-		for _, text := range []*string{&r.Code, &r.Title, &r.Msg, &r.Solution, &r.Package, &r.Because} {
+		for _, text := range []*string{&r.Code, &r.Title, &r.Msg, &r.Solution, &r.Package, &r.Because, &r.Exception} {
 			*text = oneLine(*text)
 		}
 		for j := range r.Path {

@@ -40,6 +40,8 @@ type Options struct {
 	Collections []string
 	// Config becomes data.trustgate.config.
 	Config map[string]any
+	// Exceptions join those of Config, whatever sets these.
+	Exceptions []Exception
 	// Data are YAML or JSON files that are merged into Config. No key may be
 	// set twice.
 	Data []string
@@ -63,12 +65,13 @@ type Options struct {
 
 // Engine evaluates one set of rules. It is safe for concurrent use.
 type Engine struct {
-	query    rego.PreparedEvalQuery
-	compiled *compiled
-	rules    []Rule
-	fields   []string
-	revision string
-	deadline time.Duration
+	query      rego.PreparedEvalQuery
+	compiled   *compiled
+	rules      []Rule
+	exceptions []Exception
+	fields     []string
+	revision   string
+	deadline   time.Duration
 }
 
 // Load reads, checks and compiles the rules. Its errors name file, line and
@@ -89,11 +92,12 @@ func Load(ctx context.Context, o Options) (*Engine, error) {
 		return nil, fmt.Errorf("preparing the policy: %w", diagnose(err))
 	}
 	e := &Engine{
-		query:    query,
-		compiled: c,
-		fields:   reachedFields(c.readers()),
-		revision: c.revision(o),
-		deadline: o.deadline(),
+		query:      query,
+		compiled:   c,
+		exceptions: readExceptions(c.config),
+		fields:     reachedFields(c.readers()),
+		revision:   c.revision(o),
+		deadline:   o.deadline(),
 	}
 	e.rules = withCode(c.rules)
 	return e, nil
@@ -127,6 +131,7 @@ func compile(ctx context.Context, o Options, s stages) (*compiled, error) {
 	if err != nil {
 		return nil, err
 	}
+	addExceptions(m.config, o.Exceptions)
 	live := m.live()
 	c := &compiled{material: m}
 	modules := map[string]*ast.Module{}

@@ -257,15 +257,24 @@ func instantIn(value any) (string, error) {
 // checkInstant accepts what the aggregator can compare: RFC 3339 with a zone,
 // or a date, which means its beginning in UTC.
 func checkInstant(text string) error {
+	t := readInstant(text)
+	if t.IsZero() {
+		return fmt.Errorf("%q is neither a date (2026-01-31) nor a time (2026-01-31T12:00:00Z)", text)
+	}
+	if t.Year() < 1970 || t.Year() > 2200 {
+		return fmt.Errorf("%q lies outside of the years 1970 to 2200", text)
+	}
+	return nil
+}
+
+// readInstant reads what checkInstant accepts; the zero time is none.
+func readInstant(text string) time.Time {
 	for _, layout := range []string{time.RFC3339, time.DateOnly} {
 		if t, err := time.Parse(layout, text); err == nil {
-			if t.Year() < 1970 || t.Year() > 2200 {
-				return fmt.Errorf("%q lies outside of the years 1970 to 2200", text)
-			}
-			return nil
+			return t
 		}
 	}
-	return fmt.Errorf("%q is neither a date (2026-01-31) nor a time (2026-01-31T12:00:00Z)", text)
+	return time.Time{}
 }
 
 func textList(value any) ([]string, error) {

@@ -127,7 +127,7 @@ func (c *settings) exceptions(v any) {
 	for i, e := range c.list("exceptions", v) {
 		at := fmt.Sprintf("exceptions[%d]", i)
 		x := c.object(at, e)
-		c.known(at, x, "code", "repository", "digest", "owner", "reason", "expires")
+		c.known(at, x, "id", "code", "repository", "digest", "owner", "reason", "expires")
 		text := func(key string) string {
 			s, ok := x[key].(string)
 			if !ok && x[key] != nil {
@@ -135,7 +135,7 @@ func (c *settings) exceptions(v any) {
 			}
 			return strings.TrimSpace(s)
 		}
-		for _, key := range []string{"code", "owner", "reason"} {
+		for _, key := range []string{"id", "code", "owner", "reason"} {
 			if text(key) == "" {
 				c.fail(at, "it has no %s", key)
 			}

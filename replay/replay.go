@@ -2,11 +2,12 @@
 // judged before.
 //
 // It looks back and changes nothing: no verdict, no record, no memory of the gate.
-// It must never reach an upstream, so what a policy would have to ask anew, such
-// as a verdict on a parent, is taken as it was recorded.
+// It must never reach an upstream: the evidence is that of then. Parents are judged
+// first, by the same policy, so that what it makes of them counts for their children.
 package replay
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -31,7 +32,8 @@ import (
 type Ledger interface {
 	Since(ctx context.Context, since time.Time, visit func(ledger.Past) error) error
 	InputOf(ctx context.Context, d digest.Digest) ([]byte, error)
-	Pulls(ctx context.Context, id string) ([]ledger.Pulls, error)
+	InputsOf(ctx context.Context, digests []digest.Digest) (map[digest.Digest][]byte, error)
+	PullsOf(ctx context.Context, ids []string) (map[string][]ledger.Pulls, error)
 }
 
 // Judge decides about one input document.
@@ -87,7 +89,8 @@ type Change struct {
 	Reasons   []policy.Reason `json:"reasons"` // what makes the difference: the new findings, or those that fall away
 	Pulls     int64           `json:"pulls"`
 
-	clients map[string]int64
+	judgements []string // under which it was pulled
+	clients    map[string]int64
 }
 
 // Count is how much one rule, repository or client has to do with a group.
@@ -102,66 +105,119 @@ type Count struct {
 func Run(ctx context.Context, from Ledger, judge Judge, o Options) (*Report, error) {
 	var past []ledger.Past
 	report := &Report{}
-	order := []digest.Digest{}
-	decisions := map[digest.Digest]*outcome{}
+	all := outcomes{byID: map[string]*outcome{}, questions: map[string]*outcome{}, latest: map[string]*outcome{}}
 	err := from.Since(ctx, o.Since, func(p ledger.Past) error {
 		report.Judgements++
 		report.Pulls += p.Pulls
 		past = append(past, p)
-		if decisions[p.Input] == nil {
-			decisions[p.Input] = &outcome{}
-			order = append(order, p.Input)
-		}
-		return nil
+		return all.add(p)
 	})
 	if err != nil {
 		return nil, err
 	}
-	report.Inputs = len(order)
-	if err := judgeAll(ctx, from, judge, o, order, decisions); err != nil {
+	report.Inputs = len(all.order)
+	if err := judgeAll(ctx, from, judge, o, all.order); err != nil {
 		return nil, err
 	}
-	for _, d := range order {
-		if decisions[d].failed {
+	for _, one := range all.order {
+		if one.failed {
 			report.NotJudged++
 		}
-		if decisions[d].unreadable {
+		if one.unreadable {
 			report.Unreadable++
 		}
 	}
-	return report, report.compare(ctx, from, past, decisions)
+	report.Changes, err = compare(ctx, from, past, all.byID)
+	return report, err
+}
+
+// outcomes are one for each different question: an input, and the parents as they
+// had been judged by then.
+type outcomes struct {
+	order     []*outcome
+	byID      map[string]*outcome // of judgements
+	questions map[string]*outcome
+	latest    map[string]*outcome // of references, while judgements are added
+}
+
+// add takes a judgement in, oldest first.
+func (all *outcomes) add(p ledger.Past) error {
+	var known struct {
+		Admitted []string `json:"admitted"`
+	}
+	if bytes.Contains(p.Detail, []byte(`"admitted":[`)) { // most have no parents to read
+		if err := json.Unmarshal(p.Detail, &known); err != nil {
+			return fmt.Errorf("reading decision %s: %w", p.ID, err)
+		}
+	}
+	question := p.Input.String()
+	parents := make([]*outcome, len(known.Admitted))
+	for i, name := range known.Admitted {
+		if parents[i] = all.latest[name]; parents[i] != nil {
+			parents[i].parent = true
+			question += fmt.Sprintf(" %d", parents[i].number)
+		} else {
+			question += " -"
+		}
+	}
+	one := all.questions[question]
+	if one == nil {
+		one = &outcome{number: len(all.order), input: p.Input, parents: parents}
+		all.questions[question], all.order = one, append(all.order, one)
+	}
+	all.byID[p.ID] = one
+	name := p.Name
+	if p.Tag != "" {
+		name += ":" + p.Tag
+	}
+	all.latest[name+"@"+p.Digest.String()] = one
+	return nil
 }
 
 // outcome is what the other policy makes of one input.
 type outcome struct {
+	number  int
+	input   digest.Digest
+	parents []*outcome // the direct ones, all of them older; nil is one that is not looked at
+
+	once sync.Once
+	err  error
 	policy.Decision
+	parent     bool            // of another
+	ancestry   []policy.Parent // of a parent
 	index      bool
 	failed     bool
 	unreadable bool
 }
 
-func judgeAll(ctx context.Context, from Ledger, judge Judge, o Options, order []digest.Digest, into map[digest.Digest]*outcome) error {
+func judgeAll(ctx context.Context, from Ledger, judge Judge, o Options, order []*outcome) error {
 	workers, ctx := errgroup.WithContext(ctx)
 	var next, done atomic.Int64
 	var telling sync.Mutex
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() error {
 			for {
-				i := next.Add(1) - 1
-				if i >= int64(len(order)) {
+				start := int(next.Add(inputsAtOnce)) - inputsAtOnce
+				if start >= len(order) {
 					return nil
 				}
-				if err := ctx.Err(); err != nil {
-					return context.Cause(ctx)
-				}
-				one := into[order[i]]
-				if err := one.judge(ctx, from, judge, o.At, order[i]); err != nil {
+				part := order[start:min(start+inputsAtOnce, len(order))]
+				inputs, err := read(ctx, from, part)
+				if err != nil {
 					return err
 				}
-				if n := done.Add(1); o.Progress != nil {
-					telling.Lock()
-					o.Progress(int(n), len(order))
-					telling.Unlock()
+				for _, one := range part {
+					if ctx.Err() != nil {
+						return context.Cause(ctx)
+					}
+					if err := one.judge(ctx, from, inputs, judge, o.At); err != nil {
+						return err
+					}
+					if n := done.Add(1); o.Progress != nil {
+						telling.Lock()
+						o.Progress(int(n), len(order))
+						telling.Unlock()
+					}
 				}
 			}
 		})
@@ -169,8 +225,38 @@ func judgeAll(ctx context.Context, from Ledger, judge Judge, o Options, order []
 	return workers.Wait()
 }
 
-func (one *outcome) judge(ctx context.Context, from Ledger, judge Judge, at time.Time, d digest.Digest) error {
-	raw, err := from.InputOf(ctx, d)
+// inputsAtOnce is how many inputs a worker reads before it judges them.
+const inputsAtOnce = 64
+
+func read(ctx context.Context, from Ledger, part []*outcome) (map[digest.Digest][]byte, error) {
+	digests := make([]digest.Digest, len(part))
+	for i, one := range part {
+		digests[i] = one.input
+	}
+	return from.InputsOf(ctx, digests)
+}
+
+// judge has the parents judged first. Each is judged once, by whoever comes first.
+func (one *outcome) judge(ctx context.Context, from Ledger, inputs map[digest.Digest][]byte, judge Judge, at time.Time) error {
+	one.once.Do(func() {
+		for _, p := range one.parents {
+			if p == nil {
+				continue
+			}
+			if one.err = p.judge(ctx, from, inputs, judge, at); one.err != nil {
+				return
+			}
+		}
+		one.err = one.decide(ctx, from, inputs, judge, at)
+	})
+	return one.err
+}
+
+func (one *outcome) decide(ctx context.Context, from Ledger, inputs map[digest.Digest][]byte, judge Judge, at time.Time) error {
+	raw, err := inputs[one.input], error(nil)
+	if raw == nil { // a parent is seldom read along, and what is not there says so
+		raw, err = from.InputOf(ctx, one.input)
+	}
 	if errors.Is(err, oci.ErrNotFound) {
 		one.unreadable = true
 		return nil
@@ -188,6 +274,10 @@ func (one *outcome) judge(ctx context.Context, from Ledger, judge Judge, at time
 		return nil
 	}
 	input.Request.Time = at
+	input.Parents = one.judged(input.Parents)
+	if one.parent {
+		one.ancestry = input.Parents
+	}
 	one.Decision, err = judge.Decide(ctx, &input)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -198,12 +288,40 @@ func (one *outcome) judge(ctx context.Context, from Ledger, judge Judge, at time
 	return nil
 }
 
-// compare sums up what is different, once for each image under each name.
-func (r *Report) compare(ctx context.Context, from Ledger, past []ledger.Past, decisions map[digest.Digest]*outcome) error {
-	byID := map[string]*outcome{}
-	for _, p := range past {
-		byID[p.ID] = decisions[p.Input]
+// judged are the edges of an input with what the other policy makes of the parents
+// in the place of what was decided then, as the gate does after a change of policy.
+func (one *outcome) judged(edges []policy.Parent) []policy.Parent {
+	var list []policy.Parent
+	direct := 0
+	replaced := false
+	for _, edge := range edges {
+		if edge.Depth > 1 {
+			if !replaced {
+				list = append(list, edge)
+			}
+			continue
+		}
+		var parent *outcome
+		if direct < len(one.parents) {
+			parent = one.parents[direct]
+		}
+		direct++
+		if replaced = parent != nil && edge.Verdict != nil && !parent.unreadable && !parent.index; !replaced {
+			list = append(list, edge)
+			continue
+		}
+		edge.Verdict = &policy.ParentVerdict{Action: parent.BeforeMode, Reasons: parent.Reasons}
+		list = gate.Ancestry(list, edge, parent.ancestry)
 	}
+	if list == nil {
+		return edges
+	}
+	return list
+}
+
+// compare sums up what is different, once for each image under each name.
+func compare(ctx context.Context, from Ledger, past []ledger.Past, byID map[string]*outcome) (Groups, error) {
+	var sums Groups
 	type image struct {
 		name, tag string
 		digest    digest.Digest
@@ -217,7 +335,7 @@ func (r *Report) compare(ctx context.Context, from Ledger, past []ledger.Past, d
 			continue
 		}
 		before := changes[key]
-		group := r.group(policy.Action(p.Action), now.Action)
+		group := sums.of(policy.Action(p.Action), now.Action)
 		if group == nil {
 			delete(groups, before)
 			delete(changes, key)
@@ -225,37 +343,55 @@ func (r *Report) compare(ctx context.Context, from Ledger, past []ledger.Past, d
 		}
 		c := &Change{
 			Reference: reference(p), Digest: p.Digest, Decision: p.ID, Was: policy.Action(p.Action), Now: now.Action,
-			Reasons: telling(now.Reasons, now.Action), Pulls: p.Pulls, clients: map[string]int64{},
+			Reasons: telling(now.Reasons, now.Action), Pulls: p.Pulls,
 		}
 		if c.Was == policy.Block {
 			var was []policy.Reason
 			if err := json.Unmarshal(p.Reasons, &was); err != nil {
-				return fmt.Errorf("reading decision %s: %w", p.ID, err)
+				return sums, fmt.Errorf("reading decision %s: %w", p.ID, err)
 			}
 			c.Reasons = telling(was, policy.Block)
 		}
 		if before != nil {
 			c.Pulls += before.Pulls
-			c.clients = before.clients
+			c.judgements = before.judgements
 			delete(groups, before)
 		}
-		changes[key], groups[c] = c, group
 		if p.Pulls > 0 {
-			pulls, err := from.Pulls(ctx, p.ID)
-			if err != nil {
-				return err
-			}
-			for _, one := range pulls {
-				c.clients[one.Client] += one.Count
-			}
+			c.judgements = append(c.judgements, p.ID)
 		}
+		changes[key], groups[c] = c, group
+	}
+	if err := countClients(ctx, from, groups); err != nil {
+		return sums, err
 	}
 	for c, group := range groups {
 		group.Images = append(group.Images, *c)
 		group.Pulls += c.Pulls
 	}
-	for _, group := range []*Group{&r.Changes.Blocked, &r.Changes.Annotated, &r.Changes.Served} {
+	for _, group := range []*Group{&sums.Blocked, &sums.Annotated, &sums.Served} {
 		group.sum()
+	}
+	return sums, nil
+}
+
+// countClients finds out who pulled what has changed, for all of it at once.
+func countClients(ctx context.Context, from Ledger, groups map[*Change]*Group) error {
+	var ids []string
+	for c := range groups {
+		ids = append(ids, c.judgements...)
+	}
+	pulls, err := from.PullsOf(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for c := range groups {
+		c.clients = map[string]int64{}
+		for _, id := range c.judgements {
+			for _, one := range pulls[id] {
+				c.clients[one.Client] += one.Count
+			}
+		}
 	}
 	return nil
 }
@@ -295,14 +431,15 @@ func decide(p ledger.Past, byID map[string]*outcome) (policy.Decision, bool) {
 	return sum, true
 }
 
-func (r *Report) group(was, now policy.Action) *Group {
+// of is the group of what changes in this way, or nil.
+func (g *Groups) of(was, now policy.Action) *Group {
 	switch {
 	case was != policy.Block && now == policy.Block:
-		return &r.Changes.Blocked
+		return &g.Blocked
 	case was == policy.Block && now != policy.Block:
-		return &r.Changes.Served
+		return &g.Served
 	case was == policy.Serve && now == policy.Annotate:
-		return &r.Changes.Annotated
+		return &g.Annotated
 	}
 	return nil
 }

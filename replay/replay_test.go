@@ -101,6 +101,15 @@ func TestReplay(t *testing.T) {
 			}
 		}
 	})
+	t.Run("what a new rule makes of a parent counts for its children", func(t *testing.T) {
+		s := s.For(t)
+		r := run(s, g, another(s, true, `deny contains {"code": "acme.rule", "msg": "not this base"} if input.image.repository == "base/os"`), time.Time{})
+		blocked := r.Changes.Blocked
+		i := slices.IndexFunc(blocked.Images, func(c replay.Change) bool { return c.Digest == app.Digest })
+		if i < 0 || len(blocked.Images[i].Reasons) != 1 || blocked.Images[i].Reasons[0].Code != "parents.untrusted" || !slices.Contains(blocked.Images[i].Reasons[0].Path, base.Name()+":1") {
+			t.Errorf("newly blocked are %+v", blocked.Images)
+		}
+	})
 	t.Run("what a new rule would only announce", func(t *testing.T) {
 		s := s.For(t)
 		r := run(s, g, another(s, true, `warn contains {"code": "acme.rule", "msg": "soon"} if input.image.repository == "app"`), time.Time{})

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,7 +24,8 @@ func newConfigCheck() *cobra.Command {
 		Short: "Check a configuration with its keys and rules",
 		Long: `Check a configuration as 'trustgate serve' would before it starts: its keys and
 values, the signers' keys, and that the rules compile. Every mistake is named with
-file, line and column. Nothing is opened or sent.`,
+file, line and column. Nothing is sent; of the ledger, if there is one, the exceptions
+are read.`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	out := addOutput(c)
@@ -46,10 +48,24 @@ file, line and column. Nothing is opened or sent.`,
 		if _, err := readTrust(cfg); err != nil {
 			return err
 		}
-		rules, err := checkPolicy(c, cfg)
+		o, err := ruleOptions(c.Context(), cfg)
 		if err != nil {
 			return err
 		}
+		rules, err := checkPolicy(c, cfg, &o)
+		if err != nil {
+			return err
+		}
+		found := exceptionWarnings(o.Exceptions, time.Now())
+		if cfg.Policy.Trial != nil {
+			if _, err := policy.Load(c.Context(), candidateOptions(cfg, o)); err != nil {
+				found = append(found, fmt.Sprintf("policy.trial: the candidate is broken and will not be tried: %v", manyMistakes(err)))
+			}
+		}
+		for _, warning := range found {
+			warn(c, warning)
+		}
+		cfg.Warnings = append(cfg.Warnings, found...)
 		done := checked{
 			OK: true, File: cfg.File, Routes: len(cfg.Routes), Signers: len(cfg.Trust.Signers), Rules: rules,
 			Problems: []config.Problem{}, Warnings: orEmpty(cfg.Warnings),
@@ -69,8 +85,7 @@ file, line and column. Nothing is opened or sent.`,
 
 // checkPolicy counts the rules that the configuration has by itself. Those of
 // bundles are not fetched, so what only they could explain is no mistake.
-func checkPolicy(c *cobra.Command, cfg *config.Config) (rules int, err error) {
-	o := policyOptions(cfg)
+func checkPolicy(c *cobra.Command, cfg *config.Config, o *policy.Options) (rules int, err error) {
 	if len(cfg.Policy.OPA) > 0 {
 		read, err := opa.Read(cfg.Policy.OPA, cfg.Folder(), cfg.Persisted())
 		if err == nil {
@@ -86,7 +101,7 @@ func checkPolicy(c *cobra.Command, cfg *config.Config) (rules int, err error) {
 			}
 		}
 	}
-	loaded, err := policy.Load(c.Context(), o)
+	loaded, err := policy.Load(c.Context(), *o)
 	if err != nil {
 		return 0, fmt.Errorf("loading the policy: %w", err)
 	}

@@ -120,7 +120,7 @@ Exit codes: 0 served or done, 1 error, 2 wrong usage, 3 blocked, 4 annotated
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{c.CommandPath(), err} })
 	root.AddCommand(
 		newServe(), newDemo(), newInspect(), newSource(), newPackages(),
-		newSign(), newVerify(), newReproduce(), newVerdicts(), newPolicy(), newCache(), newConfig(), newTrust(), newVersion(),
+		newSign(), newVerify(), newReproduce(), newVerdicts(), newExceptions(), newPolicy(), newCache(), newConfig(), newTrust(), newVersion(),
 	)
 	misuse(root)
 	return root

@@ -29,11 +29,13 @@ these steps:
   trustgate policy eval --policy rules/ IMAGE     what would become of a real pull?
   trustgate policy explain --policy rules/ IMAGE  why?
   trustgate policy replay --policy rules/         what would have become of past pulls?
+  trustgate policy trial                          and what of those to come?
 
 Name the folder under policy.paths of the configuration, and the gate judges by
 it. docs/policy.md walks through all of it; docs/rules.md lists the shipped rules.`,
 	}
-	c.AddCommand(newPolicyNew(), newPolicyCheck(), newPolicyTest(), newPolicyInput(), newPolicyEval(), newPolicyExplain(), newPolicyReplay(), newPolicyImport())
+	c.AddCommand(newPolicyNew(), newPolicyCheck(), newPolicyTest(), newPolicyInput(), newPolicyEval(), newPolicyExplain(),
+		newPolicyReplay(), newPolicyTrial(), newPolicyImport())
 	return c
 }
 

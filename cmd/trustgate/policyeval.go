@@ -168,7 +168,10 @@ func (r *rules) load(c *cobra.Command) (*policy.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := policyOptions(cfg)
+	o, err := ruleOptions(c.Context(), cfg)
+	if err != nil {
+		return nil, err
+	}
 	if *r.only {
 		o.Builtin, o.Paths, o.Rules, o.Collections, o.DockerBuild, o.Partial = false, nil, nil, nil, nil, true
 	} else if o.Bundles, err = fetchBundles(c, cfg); err != nil {

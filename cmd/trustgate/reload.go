@@ -20,8 +20,9 @@ import (
 	"github.com/trustgate/trustgate/cmd/trustgate/config"
 )
 
-// watchEvery is how often the files of the configuration are looked at. One that
-// has changed is read when it has stayed the same for as long.
+// watchEvery is how often the files of the configuration, and the exceptions of
+// the ledger, are looked at. A file that has changed is read when it has stayed the
+// same for as long.
 const watchEvery = 5 * time.Second
 
 // live is the setup that serves, until another takes its place.
@@ -114,8 +115,8 @@ func newReloads(registerer prometheus.Registerer) *reloads {
 	return r
 }
 
-// keepUp reloads when the process gets SIGHUP and when a file of the
-// configuration changes, until ctx ends. What is broken never replaces what
+// keepUp reloads when the process gets SIGHUP, and when a file of the
+// configuration or an exception in the ledger changes, until ctx ends. What is broken never replaces what
 // works.
 func (s *service) keepUp(ctx context.Context, l *live, r *reloads, load func() (*config.Config, error)) {
 	hangup := make(chan os.Signal, 1)
@@ -124,7 +125,7 @@ func (s *service) keepUp(ctx context.Context, l *live, r *reloads, load func() (
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	// tried is what the last reload read, before what was there a moment ago.
-	tried := l.current.Load().config.Stamp()
+	tried := stampOf(l.current.Load())
 	before := tried
 	for {
 		select {
@@ -136,14 +137,18 @@ func (s *service) keepUp(ctx context.Context, l *live, r *reloads, load func() (
 			s.takeUp(ctx, l)
 			continue
 		case <-tick.C:
-			now := l.current.Load().config.Stamp()
-			settled := now == before
+			now := s.stampNow(ctx, l.current.Load(), before)
+			settled := now.files == before.files // exceptions are there as a whole or not at all
 			if before = now; now == tried || !settled {
 				continue
 			}
-			s.log.Info("reloading, since a file of the configuration has changed")
+			if now.files == tried.files {
+				s.log.Info("reloading, since the ledger's exceptions have changed")
+			} else {
+				s.log.Info("reloading, since a file of the configuration has changed")
+			}
 		}
-		tried = l.current.Load().config.Stamp()
+		tried = s.stampNow(ctx, l.current.Load(), before)
 		before = tried
 		if err := s.reload(ctx, l, load); err != nil {
 			said := strings.Join(strings.Fields(err.Error()), " ")
@@ -156,9 +161,24 @@ func (s *service) keepUp(ctx context.Context, l *live, r *reloads, load func() (
 		r.broken.Store(nil)
 		r.done.Inc()
 		r.good.Set(1)
-		tried = l.current.Load().config.Stamp()
+		tried = stampOf(l.current.Load())
 		before = tried
 	}
+}
+
+// stamp changes whenever there is something new to read.
+type stamp struct{ files, exceptions string }
+
+// stampOf is the files as they are, and the exceptions that the setup has read.
+func stampOf(u *inUse) stamp { return stamp{u.config.Stamp(), u.excepted} }
+
+// stampNow is what there is to read. A ledger that does not answer has not changed.
+func (s *service) stampNow(ctx context.Context, u *inUse, before stamp) stamp {
+	revision, err := s.ledger.ExceptionsRevision(ctx)
+	if err != nil {
+		revision = before.exceptions
+	}
+	return stamp{u.config.Stamp(), revision}
 }
 
 func (s *service) reload(ctx context.Context, l *live, load func() (*config.Config, error)) error {
@@ -173,7 +193,7 @@ func (s *service) reload(ctx context.Context, l *live, load func() (*config.Conf
 	for _, warning := range next.Warnings {
 		s.log.Warn("configuration", zap.String("warning", warning))
 	}
-	made, err := s.newSetup(ctx, next)
+	made, err := s.newSetup(ctx, next, current.setup)
 	if err != nil {
 		return err
 	}

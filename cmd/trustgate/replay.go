@@ -24,7 +24,7 @@ func newPolicyReplay() *cobra.Command {
 what the ledger remembers, and show what would be different: which images would be
 newly blocked or newly served, by which rule, in which repositories, for whom, and
 how often they were pulled. Nothing is changed, and nothing is asked of a registry:
-the evidence, and the verdicts on parents, are those of then.
+the evidence is that of then. Parents are judged first, by the same rules.
 
 Rules judge as of now, or as of --at, so that one which takes effect later can be
 tried before. It exits with 4 when anything would be newly blocked.`,
@@ -34,12 +34,12 @@ tried before. It exits with 4 when anything would be newly blocked.`,
 	}
 	since := c.Flags().String("since", "", "only what was judged since then: 24h, 2027-01-31 or an RFC 3339 time (default: everything)")
 	at := c.Flags().String("at", "", "judge as of then: 2027-01-31 or an RFC 3339 time (default: now)")
-	examples := c.Flags().Int("examples", 10, "how many images to show of each kind")
+	examples := addExamples(c)
 	r := addRules(c)
 	out := addOutput(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if *examples < 0 {
-			return &usageError{c.CommandPath(), errors.New("--examples cannot be negative")}
+			return &usageError{c.CommandPath(), errNegativeExamples}
 		}
 		now := time.Now()
 		o := replay.Options{At: now}
@@ -84,6 +84,12 @@ tried before. It exits with 4 when anything would be newly blocked.`,
 	return c
 }
 
+var errNegativeExamples = errors.New("--examples cannot be negative")
+
+func addExamples(c *cobra.Command) *int {
+	return c.Flags().Int("examples", 10, "how many images to show of each kind")
+}
+
 func writeReplay(w io.Writer, r *replay.Report, examples int) error {
 	p := paint(w)
 	fmt.Fprintf(w, "%d decisions over %d different inputs, %d pulls\n", r.Judgements, r.Inputs, r.Pulls)
@@ -93,13 +99,19 @@ func writeReplay(w io.Writer, r *replay.Report, examples int) error {
 	if r.Unreadable > 0 {
 		fmt.Fprintln(w, p.yellow(fmt.Sprintf("%d inputs cannot be read back and are left out", r.Unreadable)))
 	}
+	return writeChanges(w, r.Changes, examples)
+}
+
+// writeChanges shows what would be decided otherwise, the worst first.
+func writeChanges(w io.Writer, changes replay.Groups, examples int) error {
+	p := paint(w)
 	changed := false
 	var failed error
 	for _, group := range []struct {
 		title string
 		of    replay.Group
 	}{
-		{p.red("newly blocked"), r.Changes.Blocked}, {p.yellow("newly annotated"), r.Changes.Annotated}, {p.green("newly served"), r.Changes.Served},
+		{p.red("newly blocked"), changes.Blocked}, {p.yellow("newly annotated"), changes.Annotated}, {p.green("newly served"), changes.Served},
 	} {
 		if len(group.of.Images) == 0 {
 			continue

@@ -86,6 +86,7 @@ func (s *service) serve(ctx context.Context, public, admin net.Listener, load fu
 	var ready atomic.Bool
 	serving, changes := new(live), newReloads(s.metrics)
 	serving.current.Store(s.use(s.setup))
+	s.metrics.MustRegister(exceptionStates{serving})
 	servers := []*http.Server{s.publicServer(ctx, serving)}
 	connections := &proxy.Connections{Limit: s.config.Limits.Connections}
 	listeners := []net.Listener{connections.Attach(servers[0], public)}

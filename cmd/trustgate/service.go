@@ -38,6 +38,7 @@ type service struct {
 	pulls   *proxy.Metrics
 	remote  *remotePolicy // nil without policy.opa
 	admin   net.Listener  // where it was opened before; otherwise nil
+	trials  *trialMetrics
 	*setup
 }
 
@@ -53,9 +54,13 @@ func loadConfig(c *cobra.Command) (*config.Config, error) {
 		return nil, err
 	}
 	for _, warning := range cfg.Warnings {
-		fmt.Fprintf(c.ErrOrStderr(), "%s %s\n", paint(c.ErrOrStderr()).yellow("warning:"), warning)
+		warn(c, warning)
 	}
 	return cfg, nil
+}
+
+func warn(c *cobra.Command, warning string) {
+	fmt.Fprintf(c.ErrOrStderr(), "%s %s\n", paint(c.ErrOrStderr()).yellow("warning:"), warning)
 }
 
 // openService is assemble for a command that asks one question: it logs what
@@ -66,6 +71,7 @@ func openService(c *cobra.Command) (*service, error) {
 		return nil, err
 	}
 	cfg.Log.Level = "error"
+	cfg.Policy.Trial = nil // which is for pulls
 	if verbose, _ := c.Flags().GetBool("verbose"); verbose {
 		cfg.Log.Level = "debug"
 	}
@@ -88,7 +94,7 @@ func assembleWith(ctx context.Context, cfg *config.Config, logTo io.Writer, seen
 		return nil, err
 	}
 	s := &service{log: log, metrics: prometheus.NewRegistry(), remote: seen}
-	s.pulls = proxy.NewMetrics(s.metrics)
+	s.pulls, s.trials = proxy.NewMetrics(s.metrics), newTrialMetrics(s.metrics)
 	if err := s.open(ctx, cfg); err != nil {
 		s.close()
 		return nil, err
@@ -113,7 +119,7 @@ func (s *service) open(ctx context.Context, cfg *config.Config) error {
 			return err
 		}
 	}
-	if s.setup, err = s.newSetup(ctx, cfg); err == nil {
+	if s.setup, err = s.newSetup(ctx, cfg, nil); err == nil {
 		s.remote.took(cfg, s.policy.Revision())
 	}
 	return err

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -37,15 +38,16 @@ type setup struct {
 	config    *config.Config
 	upstreams []*upstream.Registry
 	policy    *policy.Engine
+	excepted  string // the revision of the ledger's exceptions among its rules
 	gate      *gate.Gate
 	access    *access.Access
 	handler   *proxy.Handler
 	tls       *tls.Config // nil serves without
 }
 
-// newSetup makes a setup beside the one that serves; what they share stays
-// open.
-func (s *service) newSetup(ctx context.Context, cfg *config.Config) (made *setup, err error) {
+// newSetup makes a setup beside the one that serves, if there is one; what they
+// share stays open.
+func (s *service) newSetup(ctx context.Context, cfg *config.Config, before *setup) (made *setup, err error) {
 	u := &setup{config: cfg}
 	defer func() {
 		if err != nil {
@@ -57,9 +59,18 @@ func (s *service) newSetup(ctx context.Context, cfg *config.Config) (made *setup
 		return nil, err
 	}
 	bundles := s.remote.current()
-	if u.policy, err = policy.Load(ctx, withBundles(cfg, bundles)); err != nil {
+	rules := withBundles(cfg, bundles)
+	// The revision first: what comes in between is read now and once more.
+	if u.excepted, err = s.ledger.ExceptionsRevision(ctx); err != nil {
+		return nil, err
+	}
+	if rules.Exceptions, err = recordedExceptions(ctx, s.ledger); err != nil {
+		return nil, err
+	}
+	if u.policy, err = policy.Load(ctx, rules); err != nil {
 		return nil, fmt.Errorf("loading the policy: %w", err)
 	}
+	reportExceptions(s.log, u.policy, time.Now())
 	var routes []gate.Route
 	for _, r := range cfg.Routes {
 		route, err := u.openRoute(r, trusted)
@@ -76,6 +87,10 @@ func (s *service) newSetup(ctx context.Context, cfg *config.Config) (made *setup
 	options.Cache, options.Ledger, options.Log = s.cache, s.ledger, s.log
 	options.Summaries = gate.Summaries{Key: key, Verifier: cfg.Summaries.Verifier, Version: readBuildInfo().Version}
 	options.Decisions = s.remote.decisions(u.policy.Revision(), bundles)
+	options.Trial = s.openTrial(ctx, cfg, rules, u.policy)
+	if before != nil {
+		options.Succeeds = before.gate
+	}
 	if u.gate, err = gate.New(options); err != nil {
 		return nil, err
 	}
@@ -157,7 +172,7 @@ func (u *setup) openRoute(r config.Route, t *trust) (gate.Route, error) {
 func (u *setup) gateOptions(routes []gate.Route, t *trust) gate.Options {
 	cfg := u.config
 	o := gate.Options{
-		Routes: routes, Judge: u.policy,
+		Routes: routes, Judge: u.policy, Gathering: gathering(cfg),
 		Trust: gate.Trust{Builders: t.builders, Sources: cfg.Trust.Sources, Roots: t.roots, Revision: t.revision},
 		Lifetimes: gate.Lifetimes{
 			Serve: time.Duration(cfg.Verdicts.Serve), Block: time.Duration(cfg.Verdicts.Block),
@@ -179,6 +194,17 @@ func (u *setup) gateOptions(routes []gate.Route, t *trust) gate.Options {
 		}
 	}
 	return o
+}
+
+// gathering is what of the configuration decides, beside trust and what the gate is
+// told anyway, which evidence is found.
+func gathering(cfg *config.Config) string {
+	var b strings.Builder
+	for _, r := range cfg.Routes {
+		fmt.Fprintf(&b, "%q %q %t %q %q %+v\n", r.Registry, r.Upstream, r.Insecure, r.CA, r.Lookaside, r.Credentials)
+	}
+	fmt.Fprintf(&b, "%+v %+v", cfg.Limits, cfg.Packages)
+	return b.String()
 }
 
 func (u *setup) openAccess(key []byte) (*access.Access, error) {

@@ -229,7 +229,11 @@ func (t *tree) reason(r policy.Reason) string {
 	}
 	text := code + ": " + plain(r.Msg)
 	if r.Because != "" {
-		text += t.faint(" [" + plain(r.Because) + "]")
+		because := plain(r.Because)
+		if r.Exception != "" {
+			because += " (" + plain(r.Exception) + ")"
+		}
+		text += t.faint(" [" + because + "]")
 	}
 	return text
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trustgate/trustgate/api"
+	"github.com/trustgate/trustgate/cmd/trustgate/config"
 	"github.com/trustgate/trustgate/ledger"
 	"github.com/trustgate/trustgate/oci"
 )
@@ -27,6 +28,11 @@ func newVerdicts() *cobra.Command {
 
 // withLedger opens the ledger of the configuration for the time of f.
 func withLedger(c *cobra.Command, f func(context.Context, *ledger.Ledger) error) error {
+	return withLedgerOf(c, func(ctx context.Context, _ *config.Config, l *ledger.Ledger) error { return f(ctx, l) })
+}
+
+// withLedgerOf is withLedger for what needs the configuration too.
+func withLedgerOf(c *cobra.Command, f func(context.Context, *config.Config, *ledger.Ledger) error) error {
 	cfg, err := loadConfig(c)
 	if err != nil {
 		return err
@@ -35,7 +41,7 @@ func withLedger(c *cobra.Command, f func(context.Context, *ledger.Ledger) error)
 	if err != nil {
 		return fmt.Errorf("opening the ledger: %w", err)
 	}
-	return errors.Join(f(c.Context(), l), l.Close())
+	return errors.Join(f(c.Context(), cfg, l), l.Close())
 }
 
 func newVerdictsList() *cobra.Command {

@@ -107,6 +107,11 @@ type Options struct {
 	Packages   bool // examine them
 	Source     gate.TagFinder
 	Decisions  gate.DecisionLog
+	Candidate  string            // a team's module of a policy that is only tried
+	Trial      func(*gate.Trial) // changes what the candidate is made of
+	Succeeds   *gate.Gate
+	Gathering  string
+	Exceptions []policy.Exception
 	Log        *zap.Logger
 }
 
@@ -170,7 +175,7 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 	book, err := ledger.Open(ctx, "sqlite:"+filepath.Join(s.Folder, "ledger.db"))
 	s.Must(err)
 
-	engineOptions := policy.Options{Builtin: true, Collections: []string{"trusted-builds"}, Config: map[string]any{"routes": modes}}
+	engineOptions := policy.Options{Builtin: true, Collections: []string{"trusted-builds"}, Config: map[string]any{"routes": modes}, Exceptions: o.Exceptions}
 	if o.Rego != "" {
 		engineOptions.Paths = []string{s.write("team.rego", o.Rego)}
 	}
@@ -179,6 +184,16 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 	}
 	engine, err := policy.Load(ctx, engineOptions)
 	s.Must(err)
+	var candidate *gate.Trial
+	if o.Candidate != "" {
+		engineOptions.Paths = []string{s.write("candidate.rego", o.Candidate)}
+		judge, err := policy.Load(ctx, engineOptions)
+		s.Must(err)
+		candidate = &gate.Trial{Judge: judge}
+		if o.Trial != nil {
+			o.Trial(candidate)
+		}
+	}
 
 	g, err := gate.New(gate.Options{
 		Routes: routes, Judge: engine,
@@ -189,6 +204,7 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 		},
 		Source:    o.Source,
 		Decisions: o.Decisions,
+		Gathering: o.Gathering, Trial: candidate, Succeeds: o.Succeeds,
 		Packages:  gate.Packages{Examine: o.Packages},
 		Summaries: gate.Summaries{Key: key, Verifier: "https://gate.example/", Version: "test"},
 		Cache:     content, Ledger: book, Platforms: o.Platforms,

@@ -136,7 +136,7 @@ settled contains object.union(f, outcome(f)) if some f in findings
 
 outcome(f) := {"effect": "block", "because": ""} if {
 	f.code == "policy.malformed"
-} else := {"effect": "serve", "because": because} if {
+} else := {"effect": "serve", "because": because, "exception": object.get(x, "id", "")} if {
 	standing := [x | some x in exceptions; x.code == f.code]
 	x := standing[0]
 	because := sprintf("exception by %s until %s: %s", [x.owner, x.expires, x.reason])

@@ -165,6 +165,11 @@ test_exception if {
 	only(decide(denying, {}, excepting({"repository": "**"}))).because == "exception by ops until 2026-07-01: until the move"
 }
 
+test_exception_is_named if {
+	only(decide(denying, {}, excepting({"repository": "**", "id": "ex-one"}))).exception == "ex-one"
+	not only(decide(denying, {}, excepting({"repository": "acme/app", "id": "ex-one"}))).exception
+}
+
 test_exception_that_does_not_hold if {
 	every x in [
 		{"repository": "acme/app"},

@@ -458,24 +458,22 @@ func (k checker) policy() {
 		k.wrong("policy.builtin", "without the shipped library there must be policy.paths, policy.rules, policy.docker_build, or bundles in policy.opa: nothing would be judged")
 	}
 	k.opa(p.OPA)
-	for i, e := range p.Exceptions {
-		path := fmt.Sprintf("policy.exceptions[%d]", i)
-		if e.Code == "" || e.Owner == "" || e.Reason == "" || e.Expires == "" {
-			k.wrong(path, "an exception needs code, owner, reason and expires")
-			continue
-		}
-		if (e.Repository == "") == (e.Digest == "") {
-			k.wrong(path, "an exception is for a repository or for a digest")
-		}
-		if e.Digest != "" {
-			if _, err := oci.ParseDigest(e.Digest); err != nil {
-				k.wrong(path+".digest", "%v", err)
+	if p.Trial != nil {
+		// A candidate that is broken keeps nothing from working.
+		for key, paths := range map[string][]Path{"paths": p.Trial.Paths, "data": p.Trial.Data} {
+			for i, path := range paths {
+				if _, err := os.Stat(string(path)); err != nil {
+					k.config.Warnings = append(k.config.Warnings, fmt.Sprintf("policy.trial.%s[%d]: %v", key, i, err))
+				}
 			}
 		}
-		ends, err := ParseExpiry(e.Expires)
-		if err != nil {
-			k.wrong(path+".expires", "%v", err)
-		} else if ends.Before(time.Now()) {
+	}
+	for i, e := range p.Exceptions {
+		path := fmt.Sprintf("policy.exceptions[%d]", i)
+		for _, mistake := range e.Mistakes() {
+			k.wrong(strings.TrimSuffix(path+"."+mistake.Key, "."), "%v", mistake.Err)
+		}
+		if ends, err := ParseExpiry(e.Expires); err == nil && ends.Before(time.Now()) {
 			k.config.Warnings = append(k.config.Warnings, fmt.Sprintf("%s for %s expired on %s and does nothing", path, e.Code, e.Expires))
 		}
 	}
@@ -514,18 +512,6 @@ func (k checker) ruleSets() {
 		k.globs(path+".repositories", r.Repositories)
 		k.knownSigners(path+".signers", r.Signers)
 	}
-}
-
-// ParseExpiry reads the end of an exception: the end of a day in UTC, or an
-// instant.
-func ParseExpiry(s string) (time.Time, error) {
-	if day, err := time.Parse(time.DateOnly, s); err == nil {
-		return day.AddDate(0, 0, 1), nil
-	}
-	if at, err := time.Parse(time.RFC3339, s); err == nil {
-		return at, nil
-	}
-	return time.Time{}, fmt.Errorf("%q is not a date; write it as 2027-01-31 or 2027-01-31T12:00:00Z", s)
 }
 
 func (k checker) numbers() {

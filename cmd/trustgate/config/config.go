@@ -210,6 +210,7 @@ type Policy struct {
 	Data        []Path         `yaml:"data"`
 	DockerBuild []Path         `yaml:"docker_build"`
 	Exceptions  []Exception    `yaml:"exceptions"`
+	Trial       *Trial         `yaml:"trial"`
 	OPA         map[string]any `yaml:"opa"` // OPA's own configuration, as OPA reads it
 }
 
@@ -225,14 +226,13 @@ type RuleSet struct {
 	Signers       []string `yaml:"signers"`        // of a cosign policy
 }
 
-// Exception lets a finding pass for a while.
-type Exception struct {
-	Code       string `yaml:"code"`
-	Repository string `yaml:"repository"`
-	Digest     string `yaml:"digest"`
-	Owner      string `yaml:"owner"`
-	Reason     string `yaml:"reason"`
-	Expires    string `yaml:"expires"` // a day, or an instant in RFC 3339
+// Trial is a candidate policy, which judges beside the one in force and decides
+// nothing. What it leaves out is as in the policy in force.
+type Trial struct {
+	Paths       []Path   `yaml:"paths"`
+	Builtin     *bool    `yaml:"builtin"`
+	Collections []string `yaml:"collections"`
+	Data        []Path   `yaml:"data"`
 }
 
 // Verdicts bounds verdicts in time and depth.

@@ -81,6 +81,9 @@ func TestMistakes(t *testing.T) {
 		{"rules that are not there", minimal + "policy: {rules: [{style: conftest, paths: [nowhere]}]}\n", "policy.rules[0].paths[0]: stat"},
 		{"rules by an unknown signer", minimal + "policy: {rules: [{style: cosign, paths: [ci.pub], predicate_type: vuln, signers: [ci]}]}\n", `policy.rules[0].signers[0]: there is no signer "ci"`},
 		{"half an exception", minimal + "policy: {exceptions: [{code: x}]}\n", "needs code, owner, reason and expires"},
+		{"an exception for a broken pattern", minimal + "policy:\n  exceptions:\n    - {code: x, owner: o, reason: r, expires: 2090-01-01, repository: \"a/[b\"}\n", "policy.exceptions[0].repository: \"a/[b\" is not a pattern"},
+		{"an exception for both", minimal + "policy: {exceptions: [{code: x, owner: o, reason: r, expires: 2090-01-01, repository: a, digest: b}]}\n", "for a repository or for a digest"},
+		{"a misspelt candidate", minimal + "policy: {trial: {path: [rules]}}\n", `unknown key "path"; did you mean "paths"?`},
 		{"bad address", "listen: nowhere\n", `t.yaml:1:9: listen: "nowhere" is not an address`},
 		{"not YAML", "listen: [\n", "t.yaml:"},
 		{"a list at the top", "- a\n", "expected keys and values"},
@@ -230,4 +233,22 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("an error without a problem: %v", err)
 		}
 	})
+}
+
+// A candidate that is not there is worth a warning: it decides nothing.
+func TestTrial(t *testing.T) {
+	c, err := config.Parse(filepath.Join(t.TempDir(), "t.yaml"), []byte("policy: {trial: {paths: [next], builtin: false, collections: []}}\n"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0], "policy.trial.paths[0]") {
+		t.Errorf("the warnings are %q", c.Warnings)
+	}
+	trial := c.Policy.Trial
+	if !filepath.IsAbs(string(trial.Paths[0])) || *trial.Builtin || trial.Collections == nil || trial.Data != nil {
+		t.Errorf("it is %+v", trial)
+	}
+	if c, err = config.Parse("", nil, []string{"TRUSTGATE_POLICY_TRIAL_PATHS=/next", "TRUSTGATE_POLICY_TRIAL_BUILTIN=true"}); err != nil || !*c.Policy.Trial.Builtin || c.Policy.Trial.Paths[0] != "/next" {
+		t.Errorf("from the environment it is %+v, %v", c, err)
+	}
 }
