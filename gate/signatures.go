@@ -93,6 +93,7 @@ func (g *Gate) AddSignature(ctx context.Context, repository oci.Reference, d dig
 	if err := route.Signatures.Kept.Add(repository, d, raw); err != nil {
 		return err
 	}
+	g.outdate(repository.InRepository().WithDigest(d))
 	g.Log.Info("signature added", zap.Stringer("repository", repository), zap.Stringer("digest", d),
 		zap.String("reference", s.Reference), zap.String("signer", s.By.Signer().Name))
 	return nil

@@ -169,8 +169,8 @@ func (s *service) keepUp(ctx context.Context, l *live, r *reloads, load func() (
 // stamp changes whenever there is something new to read.
 type stamp struct{ files, exceptions string }
 
-// stampOf is the files as they are, and the exceptions that the setup has read.
-func stampOf(u *inUse) stamp { return stamp{u.config.Stamp(), u.excepted} }
+// stampOf is what the setup has read.
+func stampOf(u *inUse) stamp { return stamp{u.files, u.excepted} }
 
 // stampNow is what there is to read. A ledger that does not answer has not changed.
 func (s *service) stampNow(ctx context.Context, u *inUse, before stamp) stamp {

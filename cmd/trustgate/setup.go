@@ -36,6 +36,7 @@ import (
 // anew while it serves.
 type setup struct {
 	config    *config.Config
+	files     string // how the files that it was made from were before they were read
 	upstreams []*upstream.Registry
 	policy    *policy.Engine
 	excepted  string // the revision of the ledger's exceptions among its rules
@@ -48,7 +49,7 @@ type setup struct {
 // newSetup makes a setup beside the one that serves, if there is one; what they
 // share stays open.
 func (s *service) newSetup(ctx context.Context, cfg *config.Config, before *setup) (made *setup, err error) {
-	u := &setup{config: cfg}
+	u := &setup{config: cfg, files: cfg.Stamp()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, u.close(ctx))
