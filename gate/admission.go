@@ -58,6 +58,9 @@ type Detail struct {
 	Source   *policy.Source  `json:"source,omitempty"`
 	Parents  []policy.Parent `json:"parents,omitempty"`
 	Children []Child         `json:"children,omitempty"` // of an index
+	// Until is when an exception ends, or a rule bites that was announced, here or in
+	// what the verdict rests on. No verdict outlives that, however stale it may get.
+	Until *time.Time `json:"until,omitempty"`
 	// Admitted names the direct parents as they were judged, in the order of
 	// Parents; "" is one that could not be.
 	Admitted []string  `json:"admitted,omitempty"`
@@ -93,6 +96,14 @@ func (a *Admission) began() time.Time {
 // live says whether the verdict still stands at the given time.
 func (a *Admission) live(now time.Time) bool {
 	return within(now, a.Verdict.JudgedAt, a.Verdict.ExpiresAt)
+}
+
+// earlier is the first of two times, either of which can be missing.
+func earlier(a, b *time.Time) *time.Time {
+	if a == nil || b != nil && b.Before(*a) {
+		return b
+	}
+	return a
 }
 
 // within says whether now is between the two. What was decided later than now is

@@ -141,7 +141,7 @@ func (g *Gate) rejudgeImage(ctx context.Context, n node, a *examined, old *Admis
 	}
 	a.Detail = old.Detail
 	a.Parents, a.Admitted = parents.parents, parents.admitted
-	a.truncated = parents.truncated
+	a.Until, a.truncated = parents.until, parents.truncated
 	if a.input.Parents = parents.parents; a.input.Parents == nil {
 		a.input.Parents = []policy.Parent{}
 	}

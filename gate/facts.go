@@ -40,6 +40,7 @@ type facts struct {
 
 	parentFailed bool      // a parent's upstream did not answer
 	truncated    bool      // the tree of parents was cut off
+	until        *time.Time // of the parents' verdicts
 	notAfter     time.Time // when the first parent's verdict or signature ends
 }
 
@@ -303,7 +304,7 @@ func (f *facts) upstreamFailed() bool {
 
 // detail is what stays with the admission.
 func (f *facts) detail() Detail {
-	d := Detail{Root: f.root, DiffIDs: f.diffIDs(), Below: f.below, Parents: f.parents, Admitted: f.admitted}
+	d := Detail{Root: f.root, DiffIDs: f.diffIDs(), Below: f.below, Parents: f.parents, Admitted: f.admitted, Until: f.until}
 	if f.config != nil {
 		d.Platform = oci.FormatPlatform(&f.config.Platform)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -18,6 +19,9 @@ type forgotten struct {
 	sync.RWMutex
 	tags      uint64                        // how often any tag was forgotten
 	manifests *lru.Cache[string, time.Time] // when a verdict on it last became outdated
+	named     *lru.Cache[string, time.Time] // when a tag was last forgotten
+
+	changes atomic.Uint64 // of all that admissions rest on
 }
 
 // forgetTags forgets what the tags name, so that the next pull asks the
@@ -27,7 +31,7 @@ func (g *Gate) forgetTags(ctx context.Context, refs []oci.Reference) error {
 	defer cancel()
 	g.forgotten.Lock()
 	defer g.forgotten.Unlock()
-	defer g.warmth.changed()
+	defer g.changed()
 	g.forgotten.tags++
 	for _, ref := range refs {
 		if ref.Tag() == "" {
@@ -35,6 +39,7 @@ func (g *Gate) forgetTags(ctx context.Context, refs []oci.Reference) error {
 		}
 		key := ref.Name() + ":" + ref.Tag()
 		g.tags.Remove(key)
+		g.forgotten.named.Add(key, g.Now()) // for gates before and after this one
 		g.resolving.Forget(key) // who asks from now on does not wait for an answer from before
 		g.linked.Remove(key)
 		if err := g.Ledger.ForgetTag(ctx, ref.Name(), ref.Tag()); err != nil {
@@ -54,7 +59,7 @@ func (g *Gate) forgetManifest(ctx context.Context, ref oci.Reference) error {
 	defer cancel()
 	g.forgotten.Lock()
 	defer g.forgotten.Unlock()
-	defer g.warmth.changed()
+	defer g.changed()
 	g.forgotten.tags++
 	prefix := ref.Name() + ":"
 	for _, key := range g.tags.Keys() {
@@ -106,6 +111,12 @@ func (g *Gate) outdateLocked(ref oci.Reference) {
 // outdated is when verdicts on the manifest last lost their force, if ever.
 func (g *Gate) outdated(ref oci.Reference) time.Time {
 	at, _ := g.forgotten.manifests.Get(manifestKey(ref))
+	return at
+}
+
+// tagForgotten is when the tag was last forgotten, if ever.
+func (g *Gate) tagForgotten(key string) time.Time {
+	at, _ := g.forgotten.named.Get(key)
 	return at
 }
 

@@ -172,7 +172,7 @@ func New(options Options) (*Gate, error) {
 		g.routes[route.Registry] = route
 	}
 	g.warmth = newWarmth()
-	g.memo = newMemo(memoEntries, g.warmth.changed)
+	g.memo = newMemo(memoEntries, g.changed)
 	g.findings = newFindingsMemo(memoEntries, min(5*time.Second, g.Lifetimes.Block/2), g.Now)
 	g.tags, _ = lru.New[string, resolved](memoEntries)
 	g.holders, _ = lru.New[string, []ledger.Holder](memoEntries)
@@ -185,6 +185,7 @@ func New(options Options) (*Gate, error) {
 	} else {
 		g.forgotten = &forgotten{}
 		g.forgotten.manifests, _ = lru.New[string, time.Time](memoEntries)
+		g.forgotten.named, _ = lru.New[string, time.Time](memoEntries)
 	}
 	var err error
 	if g.gathering, err = g.gatheringRevision(); err != nil {
@@ -240,7 +241,7 @@ func (g *Gate) Admit(ctx context.Context, req Request) (*Admission, error) {
 			return admission, nil
 		}
 	}
-	changes := g.warmth.changes.Load()
+	changes := g.forgotten.changes.Load()
 	route, err := g.route(req.Reference)
 	if err != nil {
 		return nil, err

@@ -138,6 +138,7 @@ func (g *Gate) combine(a *examined, children []*Admission, descriptors []oci.Des
 		if a.notAfter.IsZero() || c.Verdict.ExpiresAt.Before(a.notAfter) {
 			a.notAfter = c.Verdict.ExpiresAt
 		}
+		a.Until = earlier(a.Until, c.Until)
 		if a.Source == nil {
 			a.Source, a.Build = c.Source, c.Build
 		}

@@ -215,7 +215,8 @@ func (g *Gate) underATag(ctx context.Context, n node, key string) (*Admission, e
 // stillStands says whether a serving verdict may outlive its term because the
 // upstream does not answer.
 func (g *Gate) stillStands(a *Admission) bool {
-	return a != nil && !a.Verdict.Blocked() && within(g.Now(), a.Verdict.JudgedAt, a.began().Add(g.Lifetimes.Stale))
+	return a != nil && !a.Verdict.Blocked() && within(g.Now(), a.Verdict.JudgedAt, a.began().Add(g.Lifetimes.Stale)) &&
+		(a.Until == nil || g.Now().Before(*a.Until))
 }
 
 // examined is an admission that is not recorded yet.
@@ -311,6 +312,7 @@ func (g *Gate) decide(ctx context.Context, n node, a *examined) {
 		Action: decision.Action, BeforeMode: decision.BeforeMode,
 		Reasons: decision.Reasons, Annotations: decision.Annotations,
 	}
+	a.Until = earlier(a.Until, decision.Until)
 }
 
 // remember gives the verdict its id and its term, records it and lets it stand.
@@ -326,6 +328,9 @@ func (g *Gate) remember(ctx context.Context, n node, a *examined, started time.T
 	v.ExpiresAt = now.Add(life)
 	if !a.notAfter.IsZero() && a.notAfter.Before(v.ExpiresAt) {
 		v.ExpiresAt = a.notAfter
+	}
+	if a.Until != nil && a.Until.Before(v.ExpiresAt) {
+		v.ExpiresAt = *a.Until
 	}
 	if a.truncated && n.depth > 0 {
 		return a.Admission, nil // true in this tree only
@@ -427,7 +432,7 @@ func (g *Gate) know(ctx context.Context, ref oci.Reference, m *oci.Manifest) err
 		g.listings.Remove(ref.Name() + "@" + child.Digest.String())
 	}
 	if len(m.Manifests) > 0 {
-		g.warmth.changed()
+		g.changed()
 	}
 	for _, blob := range m.References() {
 		g.holders.Remove(ref.Name() + "@" + blob.Digest.String())

@@ -88,6 +88,7 @@ func (f *facts) addParent(parent policy.Parent, a *Admission) {
 		if f.notAfter.IsZero() || a.Verdict.ExpiresAt.Before(f.notAfter) {
 			f.notAfter = a.Verdict.ExpiresAt
 		}
+		f.until = earlier(f.until, a.Until)
 	}
 	f.admitted = append(f.admitted, admitted)
 	var above []policy.Parent

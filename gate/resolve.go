@@ -36,7 +36,7 @@ func (g *Gate) resolve(ctx context.Context, route *Route, ref oci.Reference, fre
 	}
 	key := ref.Name() + ":" + ref.Tag()
 	since := g.tagsForgotten()
-	if t, ok := g.tags.Get(key); ok && !fresh && within(g.Now(), t.from, t.until) {
+	if t, ok := g.tags.Get(key); ok && !fresh && within(g.Now(), t.from, t.until) && !t.from.Before(g.tagForgotten(key)) {
 		return ref.WithDigest(t.digest), nil
 	}
 	result := g.resolving.DoChan(key, func() (t any, err error) {
@@ -59,13 +59,13 @@ func (g *Gate) resolve(ctx context.Context, route *Route, ref oci.Reference, fre
 	case r := <-result:
 		if r.Err != nil {
 			g.tags.Remove(key)
-			g.warmth.changed()
+			g.changed()
 			return oci.Reference{}, r.Err
 		}
 		t := r.Val.(resolved)
 		_ = g.rememberTag(since, func() error {
 			g.tags.Add(key, t)
-			g.warmth.changed()
+			g.changed()
 			return nil
 		})
 		return ref.WithDigest(t.digest), nil

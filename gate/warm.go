@@ -15,7 +15,6 @@ import (
 // which is whatever counts a change, the clock, and the cache's links.
 type warmth struct {
 	entries *lru.Cache[warmKey, warm]
-	changes atomic.Uint64
 
 	removals   atomic.Uint64 // of the cache's links, as of
 	lookedUpAt atomic.Int64  // then, in nanoseconds
@@ -39,15 +38,15 @@ func newWarmth() *warmth {
 	return w
 }
 
-// changed is called after a change of what admissions rest on: tags, verdicts,
+// changed counts for this gate and for those before and after it. It is called after a change of what admissions rest on: tags, verdicts,
 // and which indexes list a manifest.
-func (w *warmth) changed() { w.changes.Add(1) }
+func (g *Gate) changed() { g.forgotten.changes.Add(1) }
 
 // standing is the admission that a pull like this one got, if it would get it
 // again, or nil.
 func (g *Gate) standing(key warmKey, now time.Time) *Admission {
 	w, ok := g.warmth.entries.Get(key)
-	if !ok || w.changes != g.warmth.changes.Load() ||
+	if !ok || w.changes != g.forgotten.changes.Load() ||
 		w.policy != g.Judge.Revision() || w.trust != g.Trust.Revision ||
 		key.ref.Tag() != "" && !within(now, w.tag.from, w.tag.until) ||
 		!w.admission.live(now) || g.shouldRevalidate(w.admission) ||

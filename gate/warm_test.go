@@ -80,6 +80,45 @@ func TestWarmPullsSeeEveryChange(t *testing.T) {
 				}
 			}
 		},
+		"the image is deleted through the gate that this one succeeded": func(t *testing.T, s *stage.Stage, g *gate.Gate) {
+			image := s.Image("app", nil)
+			s.Pull(g, image.Reference())
+			after := s.Gate(stage.Options{Succeeds: g})
+			warmed(t, s, after, byDigest(image))
+			s.Must(g.Delete(t.Context(), parsed(s, byDigest(image))))
+			if a, err := s.TryPull(after, byDigest(image)); !errors.Is(err, oci.ErrNotFound) {
+				t.Errorf("it is still pulled: %+v, %v", a, err)
+			}
+		},
+		"the tag is pushed through the gate that this one succeeded": func(t *testing.T, s *stage.Stage, g *gate.Gate) {
+			image := s.Image("app", nil)
+			s.Pull(g, image.Reference())
+			after := s.Gate(stage.Options{Succeeds: g})
+			warmed(t, s, after, image.Reference())
+			other := s.Push("app", "other", unsigned(s, "other"))
+			_, err := g.Push(t.Context(), pushOf(s, other, "1"))
+			s.Must(err)
+			names(t, s, after, image.Reference(), other.Digest)
+		},
+		"an exception ends": func(t *testing.T, s *stage.Stage, g *gate.Gate) {
+			image := s.Attested(s.Image("app", nil))
+			child := s.Trusted(s.Image("child", image), image)
+			g = s.Gate(stage.Options{Exceptions: []policy.Exception{{
+				ID: "ex-1", Code: "signature.missing", Repository: image.Name(), Owner: "ops", Reason: "soon", Expires: s.Now().Add(time.Minute),
+			}}})
+			for _, reference := range []string{image.Reference(), child.Reference()} {
+				expect(t, warmed(t, s, g, reference), policy.Serve, "")
+			}
+			s.Pass(2 * time.Minute)
+			s.Upstream.Down.Store(true) // nor is it stale then
+			for _, reference := range []string{image.Reference(), child.Reference()} {
+				if a, err := s.TryPull(g, reference); err == nil && !a.Verdict.Blocked() {
+					t.Errorf("%s is still served: %+v", reference, a.Verdict)
+				}
+			}
+			s.Upstream.Down.Store(false)
+			expect(t, s.Pull(g, image.Reference()), policy.Block, "signature.missing")
+		},
 		"its verdict ends": func(t *testing.T, s *stage.Stage, g *gate.Gate) {
 			image := s.Attested(s.Image("app", nil))
 			s.Must(s.Lookaside.Sign(s.Release, image))

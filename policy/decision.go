@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -92,6 +93,9 @@ type Decision struct {
 	Reasons    []Reason `json:"reasons"`
 	// Annotations are the findings that annotate, by code.
 	Annotations map[string]string `json:"annotations"`
+	// Until is when an exception that was used ends or a rule that was announced
+	// bites; nil where neither is.
+	Until *time.Time `json:"until,omitempty"`
 }
 
 // CodeError is the code of the one reason of a decision that could not be made.

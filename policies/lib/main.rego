@@ -9,12 +9,21 @@ package trustgate
 
 import data.trustgate.lib
 
-decision := {
-	"action": strictest({r.effect | some r in moded}),
-	"before_mode": strictest({r.effect | some r in settled}),
-	"reasons": reasons,
-	"annotations": annotations,
-}
+decision := object.union(
+	{
+		"action": strictest({r.effect | some r in moded}),
+		"before_mode": strictest({r.effect | some r in settled}),
+		"reasons": reasons,
+		"annotations": annotations,
+	},
+	term,
+)
+
+# When an exception that was used ends, or a rule that was announced bites.
+term := {"until": time.format(min(ends))} if {
+	ends := {f.ends | some f in settled}
+	count(ends) > 0
+} else := {}
 
 strictest(effects) := "block" if {
 	"block" in effects
@@ -136,15 +145,17 @@ settled contains object.union(f, outcome(f)) if some f in findings
 
 outcome(f) := {"effect": "block", "because": ""} if {
 	f.code == "policy.malformed"
-} else := {"effect": "serve", "because": because, "exception": object.get(x, "id", "")} if {
+} else := {"effect": "serve", "because": because, "exception": object.get(x, "id", ""), "ends": ends} if {
 	standing := [x | some x in exceptions; x.code == f.code]
 	x := standing[0]
 	because := sprintf("exception by %s until %s: %s", [x.owner, x.expires, x.reason])
+	ends := lib.instant(x.expires)
 } else := {"effect": "annotate", "because": ""} if {
 	f.severity == "warn"
-} else := {"effect": "annotate", "because": because, "msg": msg} if {
+} else := {"effect": "annotate", "because": because, "msg": msg, "ends": ends} if {
 	f.effective_on != ""
-	lib.instant(f.effective_on) > lib.now
+	ends := lib.instant(f.effective_on)
+	ends > lib.now
 	because := sprintf("not yet effective: blocks from %s", [f.effective_on])
 	msg := sprintf("%s (blocks from %s)", [f.msg, f.effective_on])
 } else := {"effect": "block", "because": ""}
@@ -192,7 +203,7 @@ because(s, effect) := s.because if {
 
 reasons := [reason |
 	some entry in sort([[rank[f.effect], f.code, f.package, f] | some f in moded; not implied(f)])
-	reason := object.remove(entry[3], {"effective_on", "depends_on"})
+	reason := object.remove(entry[3], {"effective_on", "depends_on", "ends"})
 ]
 
 # What depends on something that blocks anyway says nothing new. What that depends on in

@@ -170,6 +170,16 @@ test_exception_is_named if {
 	not only(decide(denying, {}, excepting({"repository": "acme/app", "id": "ex-one"}))).exception
 }
 
+test_until_the_first_end if {
+	d := decide(denying, {}, excepting({"repository": "**"}))
+	d.until == "2026-07-01T00:00:00Z"
+	not only(d).ends
+	announced := decide(denying, {"acme": {"": {"effective_on": "2027-01-01"}}}, {})
+	announced.until == "2027-01-01T00:00:00Z"
+	not decide(denying, {}, {}).until
+	not decide(denying, {"acme": {"": {"effective_on": "2020-01-01"}}}, {}).until
+}
+
 test_exception_that_does_not_hold if {
 	every x in [
 		{"repository": "acme/app"},
