@@ -74,6 +74,10 @@ func multiply(ctx context.Context, file string, until int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	db.SetMaxOpenConns(1)
+	if _, err := db.ExecContext(ctx, `PRAGMA synchronous = OFF; PRAGMA cache_size = -1000000`); err != nil {
+		return err // it is thrown away after the measurement
+	}
 	rows, err := db.QueryContext(ctx, `SELECT name FROM pragma_table_info('judgements')`)
 	if err != nil {
 		return err
@@ -101,7 +105,7 @@ func multiply(ctx context.Context, file string, until int) (err error) {
 		}
 		from = append(from, column)
 	}
-	if err := rows.Err(); err != nil {
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 		return err
 	}
 	_, err = db.ExecContext(ctx, fmt.Sprintf(`WITH RECURSIVE counted(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counted WHERE n < ?)
