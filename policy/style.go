@@ -119,7 +119,7 @@ func (m *material) readSet(set *RuleSet, origin map[string]string) error {
 	}
 	for _, name := range set.Data {
 		data, err := readDataFile(name)
-		if err == nil && data["trustgate"] != nil {
+		if _, there := data["trustgate"]; err == nil && there {
 			err = errors.New("it sets trustgate, which belongs to TrustGate; name it under policy.data")
 		}
 		if err == nil {

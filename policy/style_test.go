@@ -394,6 +394,7 @@ func TestPackagesOfForeignRulesAreTheirOwn(t *testing.T) {
 		"q/policy.rego":  "package signature\nallow { true }\n",
 		"data/own.yaml":  "limits: {size: 5}\n",
 		"data/grab.yaml": "trustgate: {config: {}}\n",
+		"data/null.yaml": "trustgate:\nother: 1\n",
 		"three/a.rego":   "package main\ndeny contains \"too large\" if input.image.size > data.limits.size\n",
 	})
 	conftest := func(folder string, data ...string) policy.RuleSet {
@@ -412,6 +413,7 @@ func TestPackagesOfForeignRulesAreTheirOwn(t *testing.T) {
 		{"the name of an adapter", policy.Options{Paths: []string{dir + "/taken"}, Rules: []policy.RuleSet{conftest("one")}}, "a shipped package has that name"},
 		{"two cosign policies of one name", policy.Options{Rules: []policy.RuleSet{cosign("p"), cosign("q")}}, "would be called cosign.policy"},
 		{"data of TrustGate's", policy.Options{Rules: []policy.RuleSet{conftest("one", dir+"/data/grab.yaml")}}, "name it under policy.data"},
+		{"nothing in the place of TrustGate's data", policy.Options{Builtin: true, Rules: []policy.RuleSet{conftest("one", dir+"/data/null.yaml")}}, "name it under policy.data"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if _, err := policy.Load(t.Context(), tc.o); err == nil || !strings.Contains(err.Error(), tc.want) {
