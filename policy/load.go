@@ -92,7 +92,7 @@ func read(ctx context.Context, o Options, capabilities *ast.Capabilities, tests 
 		}
 	}
 	for i := range o.Rules {
-		if err := m.readSet(&o.Rules[i], origin); err != nil {
+		if err := m.readSet(o.Rules, i, origin); err != nil {
 			return nil, fmt.Errorf("loading policy.rules[%d]: %w", i, err)
 		}
 	}

@@ -395,6 +395,8 @@ func TestPackagesOfForeignRulesAreTheirOwn(t *testing.T) {
 		"data/own.yaml":  "limits: {size: 5}\n",
 		"data/grab.yaml": "trustgate: {config: {}}\n",
 		"data/null.yaml": "trustgate:\nother: 1\n",
+		"four/base.rego": "package base\ndeny contains \"base\" if true\n",
+		"four/more.rego": "package more\ndeny contains \"more\" if true\n",
 		"three/a.rego":   "package main\ndeny contains \"too large\" if input.image.size > data.limits.size\n",
 	})
 	conftest := func(folder string, data ...string) policy.RuleSet {
@@ -409,6 +411,11 @@ func TestPackagesOfForeignRulesAreTheirOwn(t *testing.T) {
 		want string
 	}{
 		{"one package in two sets", policy.Options{Rules: []policy.RuleSet{conftest("one"), conftest("two")}}, "package main is in two entries of policy.rules"},
+		{"a file in two sets", policy.Options{Rules: []policy.RuleSet{
+			{Style: policy.Conftest, Paths: []string{dir + "/four/base.rego"}, Repositories: []string{"elsewhere.example/**"}}, conftest("four"),
+		}}, "loading policy.rules[1]: " + dir + "/four: " + dir + "/four/base.rego is in policy.rules[0] too"},
+		{"a file that is among TrustGate's rules", policy.Options{Paths: []string{dir + "/one"}, Rules: []policy.RuleSet{{Style: policy.Conftest, Paths: []string{dir + "/one/a.rego"}}}},
+			"a.rego is in policy.paths too"},
 		{"a helper of TrustGate's rules below it", policy.Options{Paths: []string{dir + "/own"}, Rules: []policy.RuleSet{conftest("one")}}, "has the package main to itself"},
 		{"the name of an adapter", policy.Options{Paths: []string{dir + "/taken"}, Rules: []policy.RuleSet{conftest("one")}}, "a shipped package has that name"},
 		{"two cosign policies of one name", policy.Options{Rules: []policy.RuleSet{cosign("p"), cosign("q")}}, "would be called cosign.policy"},
@@ -422,6 +429,11 @@ func TestPackagesOfForeignRulesAreTheirOwn(t *testing.T) {
 		})
 	}
 	engine := mustLoad(t, policy.Options{Rules: []policy.RuleSet{conftest("three", dir+"/data/own.yaml")}})
+	twice := conftest("four")
+	twice.Paths = append(twice.Paths, dir+"/four/base.rego")
+	if got := says(decide(t, mustLoad(t, policy.Options{Rules: []policy.RuleSet{twice}}), latest())); !slices.Equal(got, []string{"block conftest.base: base", "block conftest.more: more"}) {
+		t.Errorf("with a file that is named twice in one set it says %v", got)
+	}
 	large := latest()
 	large.Image.Size = 6
 	if got := says(decide(t, engine, large)); !slices.Equal(got, []string{"block conftest.main: too large"}) {
