@@ -294,6 +294,19 @@ func TestForeignRulesThatWouldBeSilentDoNotLoad(t *testing.T) {
 		{"the snapshot", policy.RuleSet{Style: policy.Conforma}, "package a\nimport rego.v1\ndeny contains \"x\" if input.snapshot.components\n", "there is no input.snapshot"},
 		{"rule data that nobody brought", policy.RuleSet{Style: policy.Conforma}, "package a\nimport rego.v1\nimport data.lib\ndeny contains \"x\" if lib.rule_data(\"y\")\n", "lib.rule_data"},
 		{"a collection that no rule is in", policy.RuleSet{Style: policy.Conforma, Collections: []string{"none"}}, "package a\nimport rego.v1\ndeny contains \"x\" if true\n", `no loaded rule belongs to "none"`},
+		{"a code of two rules in other collections, one without a title", policy.RuleSet{Style: policy.Conforma, Collections: []string{"acme"}}, `package a
+import rego.v1
+# METADATA
+# title: First
+# custom: {short_name: x, failure_msg: no, collections: [redhat]}
+deny contains {"code": "a.x", "msg": "first"} if false
+# METADATA
+# custom: {short_name: x, failure_msg: no, collections: [acme]}
+deny contains {"code": "a.x", "msg": "second"} if true
+# METADATA
+# custom: {short_name: y, failure_msg: no, collections: [acme]}
+deny contains {"code": "a.y", "msg": "other"} if false
+`, "the code a.x has other metadata at"},
 		{"a severity that Conforma has not", policy.RuleSet{Style: policy.Conforma}, "package a\nimport rego.v1\n# METADATA\n# custom: {short_name: b, severity: deny}\ndeny contains \"x\" if true\n", "Conforma has failure and warning"},
 		{"a date that is none", policy.RuleSet{Style: policy.Conforma}, "package a\nimport rego.v1\n# METADATA\n# custom: {short_name: b, effective_on: soon}\ndeny contains \"x\" if true\n", "custom.effective_on"},
 		{"another package than signature", policy.RuleSet{Style: policy.Cosign, PredicateType: "vuln"}, "package main\nallow { true }\n", "a cosign policy is the package signature"},
