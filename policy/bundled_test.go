@@ -64,6 +64,7 @@ func TestBundlesAreHeldToWhatFilesAre(t *testing.T) {
 		{"masking that reaches the network", policy.Options{Builtin: true}, policy.Bundles{Modules: map[string][]byte{"acme/m.rego": []byte("package system.log\n\nmask contains x if x := http.send({})\n")}}, "bundle:acme/m.rego:3:25: http.send in package system.log"},
 		{"masking that pretends to another function", policy.Options{Builtin: true}, policy.Bundles{Modules: map[string][]byte{"acme/m.rego": []byte("package system.log\n\nmask contains x if x := data.a.f(1) with data.a.f as http.send\n")}}, "http.send in package system.log"},
 		{"a rule over OPA's own data", policy.Options{Builtin: true}, policy.Bundles{Modules: map[string][]byte{"acme/x.rego": []byte(strings.Replace(bundled, `"x"`, "data.system.x", 1))}}, "there for OPA only"},
+		{"rules in a file that is named as a test", policy.Options{Builtin: true}, policy.Bundles{Modules: map[string][]byte{"acme/x_test.rego": []byte(bundled)}}, "bundle:acme/x_test.rego: it has the name of a test"},
 		{"a module that is too large", policy.Options{Builtin: true}, policy.Bundles{Modules: map[string][]byte{"acme/x.rego": bytes.Repeat([]byte("#"), 4<<20+1)}}, "more than 4194304 bytes"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
