@@ -246,7 +246,8 @@ func (m *material) readForeign(compiler *ast.Compiler) (rules []Rule, inactive m
 				key := [2]string{p.Name, r.Code}
 				other, twice := known[key]
 				switch {
-				case twice && p.Set.Style == Conforma && r.Title != "" && !other.alike(r):
+				case twice && p.Set.Style == Conforma && (r.Title != "" || r.Code != p.Code(name)) && !other.alike(r):
+					// Of a code with two lists of collections, one would silence the other's rule.
 					failures = append(failures, problem(rule.Location, "the code %s has other metadata at %s:%d; give each rule a short_name of its own", r.Code, other.File, other.Line))
 				case twice:
 					// What only one of several rules says is not said of the code.

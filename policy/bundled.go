@@ -47,6 +47,9 @@ func (m *material) readBundles(o Options, origin map[string]string) error {
 			if !o.AllowNetwork {
 				failures = append(failures, checkOwn(parsed))
 			}
+		case strings.HasSuffix(id, "_test.rego"):
+			// By its name it is taken for a test, and OPA takes it for rules.
+			failures = append(failures, fmt.Errorf("%s: it has the name of a test and would not judge, though OPA runs it; build the bundle with --ignore '*_test.rego', or rename it", file))
 		default:
 			failures = append(failures, checkIndependent(parsed))
 			m.add(file, raw, false)

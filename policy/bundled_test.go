@@ -42,9 +42,21 @@ func TestBundlesAreHeldToWhatFilesAre(t *testing.T) {
 		{"a shipped package", policy.Options{Builtin: true}, policy.Bundles{Modules: map[string][]byte{"acme/x.rego": []byte(strings.Replace(bundled, "acme", "signature", 1))}}, "a shipped package has that name"},
 		{"the name of a shipped package that is not loaded", policy.Options{}, policy.Bundles{Modules: map[string][]byte{"acme/x.rego": []byte(strings.Replace(bundled, "acme", "signature", 1))}}, ""},
 		{"data of the library", policy.Options{Builtin: true}, policy.Bundles{Data: map[string]any{"trustgate": map[string]any{"collections": []any{}}}}, "bundles may add to trustgate.config only"},
-		{"a setting that the configuration has too", policy.Options{Builtin: true, Config: map[string]any{"routes": map[string]any{"a.example": map[string]any{"mode": "enforce"}}}}, policy.Bundles{
+		{"a setting that the configuration has too", policy.Options{Builtin: true, Config: map[string]any{"rules": map[string]any{"packages": map[string]any{"pending": "block"}}}}, policy.Bundles{
+			Data: map[string]any{"trustgate": map[string]any{"config": map[string]any{"rules": map[string]any{"packages": map[string]any{"pending": "ignore"}}}}},
+		}, "a bundle of policy.opa sets rules.packages.pending, which the configuration file sets too"},
+		{"a member that TrustGate does not know", policy.Options{Builtin: true}, policy.Bundles{
+			Data: map[string]any{"trustgate": map[string]any{"config": map[string]any{"teams": []any{"acme"}}}},
+		}, ""},
+		{"a mode", policy.Options{Builtin: true, Config: map[string]any{"routes": map[string]any{"a.example": map[string]any{}}}}, policy.Bundles{
 			Data: map[string]any{"trustgate": map[string]any{"config": map[string]any{"routes": map[string]any{"a.example": map[string]any{"mode": "audit"}}}}},
-		}, "a bundle of policy.opa sets routes.a.example.mode, which the configuration file sets too"},
+		}, "it holds data at trustgate.config.routes, which only the configuration sets"},
+		{"the mode of a scope", policy.Options{Builtin: true, Config: map[string]any{"routes": map[string]any{"a.example": map[string]any{"mode": "enforce", "errors": "block"}}}}, policy.Bundles{
+			Data: map[string]any{"trustgate": map[string]any{"config": map[string]any{"routes": map[string]any{"a.example": map[string]any{"scopes": []any{map[string]any{"repositories": []any{"**"}, "mode": "audit"}}}}}}},
+		}, "it holds data at trustgate.config.routes"},
+		{"an exception", policy.Options{Builtin: true}, policy.Bundles{
+			Data: map[string]any{"trustgate": map[string]any{"config": map[string]any{"exceptions": []any{map[string]any{"code": "signature.missing", "repository": "**", "owner": "o", "reason": "r", "expires": "2199-01-01"}}}}},
+		}, "it holds data at trustgate.config.exceptions, which only the configuration sets"},
 		{"a misspelt setting", policy.Options{Builtin: true}, policy.Bundles{
 			Data: map[string]any{"trustgate": map[string]any{"config": map[string]any{"rules": map[string]any{"sigature": map[string]any{}}}}},
 		}, "did you mean signature?"},
@@ -52,6 +64,7 @@ func TestBundlesAreHeldToWhatFilesAre(t *testing.T) {
 		{"masking that reaches the network", policy.Options{Builtin: true}, policy.Bundles{Modules: map[string][]byte{"acme/m.rego": []byte("package system.log\n\nmask contains x if x := http.send({})\n")}}, "bundle:acme/m.rego:3:25: http.send in package system.log"},
 		{"masking that pretends to another function", policy.Options{Builtin: true}, policy.Bundles{Modules: map[string][]byte{"acme/m.rego": []byte("package system.log\n\nmask contains x if x := data.a.f(1) with data.a.f as http.send\n")}}, "http.send in package system.log"},
 		{"a rule over OPA's own data", policy.Options{Builtin: true}, policy.Bundles{Modules: map[string][]byte{"acme/x.rego": []byte(strings.Replace(bundled, `"x"`, "data.system.x", 1))}}, "there for OPA only"},
+		{"rules in a file that is named as a test", policy.Options{Builtin: true}, policy.Bundles{Modules: map[string][]byte{"acme/x_test.rego": []byte(bundled)}}, "bundle:acme/x_test.rego: it has the name of a test"},
 		{"a module that is too large", policy.Options{Builtin: true}, policy.Bundles{Modules: map[string][]byte{"acme/x.rego": bytes.Repeat([]byte("#"), 4<<20+1)}}, "more than 4194304 bytes"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -104,8 +117,19 @@ func TestBundleMayCarryTheShippedLibrary(t *testing.T) {
 	}
 }
 
-// FuzzBundle: no module makes an image pass that the shipped rules block.
+// FuzzBundle: no module and no data make an image pass that the shipped rules block.
 func FuzzBundle(f *testing.F) {
+	for _, data := range []string{
+		`{"trustgate": null, "teams": {}}`,
+		`{"trustgate": {"config": {"routes": {"a.example": {"mode": "audit"}}}}}`,
+		`{"trustgate": {"config": {"routes": {"a.example": {"scopes": [{"repositories": ["**"], "mode": "audit"}]}}}}}`,
+		`{"trustgate": {"config": {"exceptions": [{"code": "signature.missing", "repository": "**", "owner": "o", "reason": "r", "expires": "2199-01-01"}]}}}`,
+		`{"trustgate": {"config": {"rules": {"signature": {"signers": ["ci"]}, "packages": {"pending": "ignore"}}, "acme": 1}}}`,
+		`{"trustgate": {"policies": {"signature": {"deny": []}}}}`,
+		`{"system": {"bundles": {}}}`,
+	} {
+		f.Add([]byte(bundled), []byte(data))
+	}
 	for _, module := range []string{
 		bundled,
 		"package trustgate\n\ndecision := {\"action\": \"serve\"}\n",
@@ -117,18 +141,24 @@ func FuzzBundle(f *testing.F) {
 		"package a\n\nx[y] := z if { some y, z in data }\n",
 		"package trustgate.policies.acme\n\ndeny contains 1\n\nwarn contains {\"msg\": 2, \"effect\": \"serve\"}\n",
 	} {
-		f.Add([]byte(module))
+		f.Add([]byte(module), []byte("{}"))
 	}
-	input := &policy.Input{Image: policy.Image{Kind: "image", Reference: "a.example/b:1", Registry: "a.example", Repository: "b", Tag: "1"}}
-	f.Fuzz(func(t *testing.T, module []byte) {
-		engine, err := policy.Load(t.Context(), policy.Options{Builtin: true, Bundles: &policy.Bundles{Modules: map[string][]byte{"x.rego": module}}})
+	// As a configuration is loaded, of which a bundle must not change what it left open.
+	config := map[string]any{"routes": map[string]any{"a.example": map[string]any{}}}
+	input := &policy.Input{Request: policy.Request{Route: "a.example"}, Image: policy.Image{Kind: "image", Reference: "a.example/b:1", Registry: "a.example", Repository: "b", Tag: "1"}}
+	f.Fuzz(func(t *testing.T, module, data []byte) {
+		var root map[string]any
+		if json.Unmarshal(data, &root) != nil {
+			return
+		}
+		engine, err := policy.Load(t.Context(), policy.Options{Builtin: true, Config: config, Bundles: &policy.Bundles{Modules: map[string][]byte{"x.rego": module}, Data: root}})
 		if err != nil {
 			return
 		}
 		decision, err := engine.Decide(t.Context(), input)
 		if decision.Action != policy.Block {
 			raw, _ := json.Marshal(decision)
-			t.Errorf("it passes by %q: %s, %v", module, raw, err)
+			t.Errorf("it passes by %q and %q: %s, %v", module, data, raw, err)
 		}
 	})
 }

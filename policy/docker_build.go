@@ -17,6 +17,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/types"
 
+	"github.com/trustgate/trustgate/evidence"
 	"github.com/trustgate/trustgate/evidence/provenance"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/policy/dockerbuild"
@@ -249,8 +250,13 @@ func pulledImage(in *Input) (*dockerbuild.Source, error) {
 		}
 	}
 	for _, s := range in.Signatures {
-		// Docker's own verifier knows keyless signatures only.
-		f.Signed = f.Signed || s.Verified && s.Signer != nil && s.Signer.Identity != ""
+		// Docker's own verifier knows keyless signatures only, and needs nobody to name
+		// the signer: what is not known to be made with a key could be one.
+		keyless := s.Kind == evidence.KindCosign || s.Kind == evidence.KindSigstore
+		if s.Verified && s.Signer != nil {
+			keyless = s.Signer.Identity != ""
+		}
+		f.Signed = f.Signed || keyless
 	}
 	return dockerbuild.Pulled(f)
 }

@@ -77,6 +77,18 @@ allow if input.image.labels.team
 
 decision := {"allow": allow, "deny_msg": ["no team"]}
 `
+	const unsigned = `package docker
+
+default allow := false
+
+allow if not input.image.signatures
+
+decision := {"allow": allow}
+`
+	const signatures = "docker_build.unknown: Dockerfile.rego rests on what nobody knows when an image is pulled: input.image.signatures"
+	signed := func(s policy.Signature) func(*policy.Input) {
+		return func(in *policy.Input) { in.Signatures, in.Build.Materials = []policy.Signature{s}, nil }
+	}
 	withLabel := func(in *policy.Input) { in.Image.Labels = map[string]string{"team": "shop"} }
 	for name, tc := range map[string]struct {
 		rego   string
@@ -116,6 +128,12 @@ decision := {"allow": allow, "deny_msg": ["no team"]}
 			withLabel(in)
 			in.Parents[0].Verdict.Reasons = []policy.Reason{{Code: "docker_build.denied", Msg: "no team", Severity: "deny", Effect: policy.Serve, Because: "exception by ops until 2027-01-01: soon"}}
 		}, nil},
+		"to a keyless signature by a named signer": {unsigned, signed(policy.Signature{Kind: "sigstore", Verified: true, Signer: &policy.Signer{Name: "ci", Identity: "ci@git.example"}}),
+			[]string{signatures}},
+		"to a signature that nobody named made":        {unsigned, signed(policy.Signature{Kind: "cosign", Error: "no signer fits"}), []string{signatures}},
+		"to a bundle that nobody named made":           {unsigned, signed(policy.Signature{Kind: "sigstore", Error: "no signer fits"}), []string{signatures}},
+		"not to a signature with a key":                {unsigned, signed(policy.Signature{Kind: "cosign", Verified: true, Signer: &policy.Signer{Name: "ci"}}), nil},
+		"not to a signature of a kind without keyless": {unsigned, signed(policy.Signature{Kind: "openpgp", Error: "no signer fits"}), nil},
 		"to an image without a config": {labelled, func(in *policy.Input) { withLabel(in); in.Image.Config = nil },
 			[]string{"docker_build.unknown: Dockerfile.rego rests on what nobody knows when an image is pulled: input.image.labels"}},
 	} {

@@ -179,6 +179,10 @@ func compile(ctx context.Context, o Options, s stages) (*compiled, error) {
 		"adapted": adapted, "inactive": inactive, "conforma": conforma,
 	}}
 	for key, value := range m.data {
+		if _, own := c.data[key]; own {
+			// What is read refuses it. Here it would switch off every rule.
+			return nil, fmt.Errorf("%s is set below data, where only TrustGate sets it; name the file under policy.data", key)
+		}
 		c.data[key] = value
 	}
 	c.store = inmem.NewFromObjectWithOpts(c.data, inmem.OptRoundTripOnWrite(false), inmem.OptReturnASTValuesOnRead(true))

@@ -669,7 +669,8 @@ deny contains sprintf("%s is listed, limit %d", [name, data.trustgate.config.lim
 	}{
 		"data in the decision's place": {rule, map[string]any{"trustgate": map[string]any{"decision": map[string]any{"action": "serve"}}}, "may add to trustgate.config only"},
 		"data as findings":             {rule, map[string]any{"trustgate": map[string]any{"policies": map[string]any{}}}, "may add to trustgate.config only"},
-		"configuration set twice":      {rule, map[string]any{"trustgate": map[string]any{"config": map[string]any{"routes": map[string]any{"a": 1}, "limit": 4}}}, "the configuration file sets too"},
+		"configuration set twice":      {rule, map[string]any{"trustgate": map[string]any{"config": map[string]any{"limit": 4}}}, "the configuration file sets too"},
+		"a mode":                       {rule, map[string]any{"trustgate": map[string]any{"config": map[string]any{"routes": map[string]any{"a": map[string]any{"mode": "audit"}}}}}, "which only the configuration sets"},
 		"somebody else's package":      {"package trustgate\n\ndecision := 1\n", map[string]any{}, "acme.rego:1:1"},
 		"a misspelt member":            {"package trustgate.policies.acme\n\ndeny contains \"x\" if input.imgae\n", map[string]any{}, "acme.tar.gz/acme.rego:3:22"},
 		"data where a rule is":         {"package listed\n\nx := 1\n", map[string]any{"listed": map[string]any{"x": 1}}, "conflict"},

@@ -92,7 +92,7 @@ func read(ctx context.Context, o Options, capabilities *ast.Capabilities, tests 
 		}
 	}
 	for i := range o.Rules {
-		if err := m.readSet(&o.Rules[i], origin); err != nil {
+		if err := m.readSet(o.Rules, i, origin); err != nil {
 			return nil, fmt.Errorf("loading policy.rules[%d]: %w", i, err)
 		}
 	}
@@ -268,7 +268,8 @@ func (m *material) readBundle(name string, origin map[string]string) error {
 }
 
 // mergeBundled adds the data of a bundle. Of those that TrustGate has itself only
-// the configuration of rules is open to others.
+// the settings of rules are open to others: modes and exceptions are for whoever
+// runs the gate.
 func (m *material) mergeBundled(data map[string]any, name string, origin map[string]string) error {
 	if own, ok := data["trustgate"]; ok {
 		members, _ := own.(map[string]any)
@@ -280,6 +281,11 @@ func (m *material) mergeBundled(data map[string]any, name string, origin map[str
 		config, ok := members["config"].(map[string]any)
 		if !ok {
 			return errors.New("its data at trustgate is not an object with the member config")
+		}
+		for _, key := range []string{"routes", "exceptions"} {
+			if _, there := config[key]; there {
+				return fmt.Errorf("it holds data at trustgate.config.%s, which only the configuration sets; bundles may add to trustgate.config.rules, and members of their own", key)
+			}
 		}
 		if err := merge(m.config, config, "", name, origin); err != nil {
 			return err

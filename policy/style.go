@@ -98,8 +98,10 @@ func (s RuleSet) Check() error {
 	return errors.Join(failures...)
 }
 
-// readSet reads the rules of another tool. They are parsed with the others.
-func (m *material) readSet(set *RuleSet, origin map[string]string) error {
+// readSet reads the rules of another tool, one of the sets. They are parsed with the
+// others.
+func (m *material) readSet(sets []RuleSet, number int, origin map[string]string) error {
+	set := &sets[number]
 	if err := set.Check(); err != nil {
 		return err
 	}
@@ -107,19 +109,24 @@ func (m *material) readSet(set *RuleSet, origin map[string]string) error {
 		if strings.HasSuffix(name, ".tar.gz") || strings.HasSuffix(name, ".tgz") {
 			return fmt.Errorf("%s is a bundle; %s rules are read from folders and .rego files", name, set.Style)
 		}
-		before := len(m.modules)
-		if err := m.readPath(name, origin, false); err != nil {
+		read := &material{}
+		if err := read.readPath(name, origin, false); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		read := slices.DeleteFunc(slices.Clone(m.modules[before:]), func(mod module) bool { return mod.test })
-		for i := range read {
-			read[i].set = set
+		for _, mod := range read.live() {
+			i := slices.IndexFunc(m.modules, func(other module) bool { return other.file == mod.file })
+			switch {
+			case i < 0:
+				mod.set = set
+				m.modules = append(m.modules, mod)
+			case m.modules[i].set != set:
+				return fmt.Errorf("%s: %s is in %s too, and a file judges in one place only; take it out of one of them", name, mod.file, m.modules[i].entry(sets))
+			}
 		}
-		m.modules = append(m.modules[:before], read...)
 	}
 	for _, name := range set.Data {
 		data, err := readDataFile(name)
-		if err == nil && data["trustgate"] != nil {
+		if _, there := data["trustgate"]; err == nil && there {
 			err = errors.New("it sets trustgate, which belongs to TrustGate; name it under policy.data")
 		}
 		if err == nil {
@@ -130,6 +137,16 @@ func (m *material) readSet(set *RuleSet, origin map[string]string) error {
 		}
 	}
 	return nil
+}
+
+// entry is what of the configuration names the module.
+func (mod *module) entry(sets []RuleSet) string {
+	for i := range sets {
+		if mod.set == &sets[i] {
+			return fmt.Sprintf("policy.rules[%d]", i)
+		}
+	}
+	return "policy.paths"
 }
 
 // parserOptions are those of a module in the style of its set.

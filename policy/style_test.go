@@ -294,6 +294,19 @@ func TestForeignRulesThatWouldBeSilentDoNotLoad(t *testing.T) {
 		{"the snapshot", policy.RuleSet{Style: policy.Conforma}, "package a\nimport rego.v1\ndeny contains \"x\" if input.snapshot.components\n", "there is no input.snapshot"},
 		{"rule data that nobody brought", policy.RuleSet{Style: policy.Conforma}, "package a\nimport rego.v1\nimport data.lib\ndeny contains \"x\" if lib.rule_data(\"y\")\n", "lib.rule_data"},
 		{"a collection that no rule is in", policy.RuleSet{Style: policy.Conforma, Collections: []string{"none"}}, "package a\nimport rego.v1\ndeny contains \"x\" if true\n", `no loaded rule belongs to "none"`},
+		{"a code of two rules in other collections, one without a title", policy.RuleSet{Style: policy.Conforma, Collections: []string{"acme"}}, `package a
+import rego.v1
+# METADATA
+# title: First
+# custom: {short_name: x, failure_msg: no, collections: [redhat]}
+deny contains {"code": "a.x", "msg": "first"} if false
+# METADATA
+# custom: {short_name: x, failure_msg: no, collections: [acme]}
+deny contains {"code": "a.x", "msg": "second"} if true
+# METADATA
+# custom: {short_name: y, failure_msg: no, collections: [acme]}
+deny contains {"code": "a.y", "msg": "other"} if false
+`, "the code a.x has other metadata at"},
 		{"a severity that Conforma has not", policy.RuleSet{Style: policy.Conforma}, "package a\nimport rego.v1\n# METADATA\n# custom: {short_name: b, severity: deny}\ndeny contains \"x\" if true\n", "Conforma has failure and warning"},
 		{"a date that is none", policy.RuleSet{Style: policy.Conforma}, "package a\nimport rego.v1\n# METADATA\n# custom: {short_name: b, effective_on: soon}\ndeny contains \"x\" if true\n", "custom.effective_on"},
 		{"another package than signature", policy.RuleSet{Style: policy.Cosign, PredicateType: "vuln"}, "package main\nallow { true }\n", "a cosign policy is the package signature"},
@@ -394,6 +407,9 @@ func TestPackagesOfForeignRulesAreTheirOwn(t *testing.T) {
 		"q/policy.rego":  "package signature\nallow { true }\n",
 		"data/own.yaml":  "limits: {size: 5}\n",
 		"data/grab.yaml": "trustgate: {config: {}}\n",
+		"data/null.yaml": "trustgate:\nother: 1\n",
+		"four/base.rego": "package base\ndeny contains \"base\" if true\n",
+		"four/more.rego": "package more\ndeny contains \"more\" if true\n",
 		"three/a.rego":   "package main\ndeny contains \"too large\" if input.image.size > data.limits.size\n",
 	})
 	conftest := func(folder string, data ...string) policy.RuleSet {
@@ -408,10 +424,16 @@ func TestPackagesOfForeignRulesAreTheirOwn(t *testing.T) {
 		want string
 	}{
 		{"one package in two sets", policy.Options{Rules: []policy.RuleSet{conftest("one"), conftest("two")}}, "package main is in two entries of policy.rules"},
+		{"a file in two sets", policy.Options{Rules: []policy.RuleSet{
+			{Style: policy.Conftest, Paths: []string{dir + "/four/base.rego"}, Repositories: []string{"elsewhere.example/**"}}, conftest("four"),
+		}}, "loading policy.rules[1]: " + dir + "/four: " + dir + "/four/base.rego is in policy.rules[0] too"},
+		{"a file that is among TrustGate's rules", policy.Options{Paths: []string{dir + "/one"}, Rules: []policy.RuleSet{{Style: policy.Conftest, Paths: []string{dir + "/one/a.rego"}}}},
+			"a.rego is in policy.paths too"},
 		{"a helper of TrustGate's rules below it", policy.Options{Paths: []string{dir + "/own"}, Rules: []policy.RuleSet{conftest("one")}}, "has the package main to itself"},
 		{"the name of an adapter", policy.Options{Paths: []string{dir + "/taken"}, Rules: []policy.RuleSet{conftest("one")}}, "a shipped package has that name"},
 		{"two cosign policies of one name", policy.Options{Rules: []policy.RuleSet{cosign("p"), cosign("q")}}, "would be called cosign.policy"},
 		{"data of TrustGate's", policy.Options{Rules: []policy.RuleSet{conftest("one", dir+"/data/grab.yaml")}}, "name it under policy.data"},
+		{"nothing in the place of TrustGate's data", policy.Options{Builtin: true, Rules: []policy.RuleSet{conftest("one", dir+"/data/null.yaml")}}, "name it under policy.data"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if _, err := policy.Load(t.Context(), tc.o); err == nil || !strings.Contains(err.Error(), tc.want) {
@@ -420,6 +442,11 @@ func TestPackagesOfForeignRulesAreTheirOwn(t *testing.T) {
 		})
 	}
 	engine := mustLoad(t, policy.Options{Rules: []policy.RuleSet{conftest("three", dir+"/data/own.yaml")}})
+	twice := conftest("four")
+	twice.Paths = append(twice.Paths, dir+"/four/base.rego")
+	if got := says(decide(t, mustLoad(t, policy.Options{Rules: []policy.RuleSet{twice}}), latest())); !slices.Equal(got, []string{"block conftest.base: base", "block conftest.more: more"}) {
+		t.Errorf("with a file that is named twice in one set it says %v", got)
+	}
 	large := latest()
 	large.Image.Size = 6
 	if got := says(decide(t, engine, large)); !slices.Equal(got, []string{"block conftest.main: too large"}) {

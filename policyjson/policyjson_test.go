@@ -115,6 +115,45 @@ func TestTheNarrowestScopeCounts(t *testing.T) {
 	}
 }
 
+func TestScopesOfDigests(t *testing.T) {
+	const accept, reject = `[{"type": "insecureAcceptAnything"}]`, `[{"type": "reject"}]`
+	index := digest.FromString("an index")
+	of := func(name string, d digest.Digest) string { return "registry.example/acme/" + name + "@" + d.String() }
+	e := engine(t, `{"default": `+reject+`, "transports": {"docker": {
+		"registry.example/acme": `+accept+`,
+		"`+of("rejected-index", index)+`": `+reject+`,
+		"`+of("rejected-image", image)+`": `+reject+`,
+		"`+of("both", index)+`": `+accept+`,
+		"`+of("both", image)+`": `+reject+`,
+		"registry.example/acme/only": `+reject+`,
+		"`+of("only", index)+`": `+accept+`
+	}}}`)
+	for _, tc := range []struct {
+		name, reference string
+		index           digest.Digest
+		want            policy.Action
+	}{
+		{"the image of a rejected index", of("rejected-index", image), index, policy.Block},
+		{"the image of another index", of("rejected-index", image), digest.FromString("another index"), policy.Serve},
+		{"an image in no index", of("rejected-index", image), "", policy.Serve},
+		{"the image of a rejected index by a tag, which is another scope", "registry.example/acme/rejected-index:1", index, policy.Serve},
+		{"a rejected image of an index", of("rejected-image", image), index, policy.Block},
+		{"a rejected image of an index that is let in", of("both", image), index, policy.Block},
+		{"the image of an index that is let in where nothing else is", of("only", image), index, policy.Serve},
+		{"an image where only an index is let in", of("only", image), "", policy.Block},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			in := pulled(tc.reference, policy.Signature{})
+			if tc.index != "" {
+				in.Image.Index = &policy.Index{Digest: tc.index}
+			}
+			if got := action(t, e, in); got != tc.want {
+				t.Errorf("it is %s, want %s", got, tc.want)
+			}
+		})
+	}
+}
+
 // The answers are those of containers/image's own tests of policy_reference_match.go.
 func TestSignedIdentities(t *testing.T) {
 	byDigest := "registry.example/acme/app@" + image.String()

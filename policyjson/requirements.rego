@@ -29,18 +29,30 @@ deny contains {"code": "policyjson.signature", "msg": msg} if {
 	])
 }
 
-# The most specific scope counts, and no other.
+requirements := [requirement |
+	some scope in governing
+	some requirement in scopes[scope].requirements
+]
+
+entry := concat(" ", [concat(" and ", [scopes[scope].entry | some scope in governing]), "of policy.json"])
+
+# The most specific scope counts, and no other. Of an image in an index nobody tells which of the
+# two digests was named, so that with a scope of each, both count.
 #
 # https://github.com/containers/image/blob/main/docs/containers-policy.json.5.md
-requirements := scopes[scope].requirements
+governing := exact if {
+	count(exact) > 0
+} else := [[s | some s in places; scopes[s]][0]]
 
-entry := concat(" ", [scopes[scope].entry, "of policy.json"])
+exact := [s | some s in array.concat([reference], of_index); scopes[s]]
 
-scope := [s | some s in array.concat(places, [""]); scopes[s]][0]
+default of_index := []
 
-# Where the image lies, the narrowest place first: itself, its repository, what that is
-# in, its host, and the domains that the host is in.
-places := array.concat([reference], array.concat(namespaces, domains))
+of_index := [concat("@", [name, input.image.index.digest])] if input.image.tag == ""
+
+# Where the image lies beside that, the narrowest place first: its repository, what that is in, its
+# host, the domains that the host is in, and anywhere.
+places := array.concat(namespaces, array.concat(domains, [""]))
 
 name := concat("/", [input.image.registry, input.image.repository])
 

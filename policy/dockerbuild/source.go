@@ -113,7 +113,7 @@ type Facts struct {
 	Config     *Config // nil when it could not be read
 	Incomplete bool    // some evidence could not be had
 	Provenance *Statement
-	Signed     bool // a named signer's certificate vouches for it
+	Signed     bool // perhaps keyless, by whomever
 }
 
 // Config is what the image says of itself.

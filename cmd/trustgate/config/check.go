@@ -510,8 +510,28 @@ func (k checker) ruleSets() {
 			k.readable(fmt.Sprintf("%s.data[%d]", path, j), p, true)
 		}
 		k.globs(path+".repositories", r.Repositories)
+		for j, pattern := range r.Repositories {
+			if !k.onARoute(pattern) {
+				k.config.Warnings = append(k.config.Warnings, fmt.Sprintf("%s.repositories[%d]: %q matches no image of any route, and the rules judge none by it; begin with the registry, as in registry.example/acme/*, or with **", path, j, pattern))
+			}
+		}
 		k.knownSigners(path+".signers", r.Signers)
 	}
+}
+
+// onARoute says whether the pattern of registry/repository could match on one of the
+// routes: as far as its first slash, it matches a registry. One whose first part goes
+// beyond a slash could.
+func (k checker) onARoute(pattern string) bool {
+	first, _, below := strings.Cut(pattern, "/")
+	if strings.Contains(first, "**") || strings.ContainsAny(first, "{[") {
+		return true
+	}
+	registry, err := glob.Compile(first, '/')
+	if err != nil {
+		return true // said already
+	}
+	return below && slices.ContainsFunc(k.config.Routes, func(r Route) bool { return registry.Match(r.Registry) })
 }
 
 func (k checker) numbers() {

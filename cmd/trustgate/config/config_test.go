@@ -235,6 +235,37 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// A set of rules for images that no route has would judge none without a word.
+func TestRepositoriesOfRulesThatNothingMatchesAreWarnedOf(t *testing.T) {
+	rules := filepath.Join(t.TempDir(), "a.rego")
+	if err := os.WriteFile(rules, []byte("package main\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for pattern, warns := range map[string]bool{
+		"acme/*":                                 true,
+		"acme":                                   true,
+		"*":                                      true,
+		"registry.exampel/**":                    true,
+		"registry.example":                       true,
+		"registry.example/acme/*":                false,
+		"*/acme/*":                               false,
+		"registry.*/acme":                        false,
+		"**":                                     false,
+		"**/acme":                                false,
+		"{registry.example/a,other.example/b}/*": false,
+	} {
+		t.Run(pattern, func(t *testing.T) {
+			c, err := config.Parse("t.yaml", []byte(minimal+"policy: {rules: [{style: conftest, paths: ["+rules+`], repositories: ["`+pattern+"\"]}]}\n"), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if warned := strings.Contains(strings.Join(c.Warnings, "\n"), "policy.rules[0].repositories[0]: "); warned != warns {
+				t.Errorf("the warnings are %q", c.Warnings)
+			}
+		})
+	}
+}
+
 // A candidate that is not there is worth a warning: it decides nothing.
 func TestTrial(t *testing.T) {
 	c, err := config.Parse(filepath.Join(t.TempDir(), "t.yaml"), []byte("policy: {trial: {paths: [next], builtin: false, collections: []}}\n"), nil)
