@@ -68,8 +68,7 @@ func (f *facts) addEdge(n node, e lineage.Edge, a *Admission, err error) {
 		Depth: 1, Path: []string{self, name}, Error: e.Err,
 	}
 	if err != nil {
-		// A gate that is ending or busy has not asked, which says nothing of the parent.
-		f.parentFailed = f.parentFailed || evidence.Temporary(err) || errors.Is(err, ErrClosed) || errors.Is(err, ErrBusy)
+		f.parentFailed = f.parentFailed || evidence.Temporary(err)
 		f.truncated = f.truncated || errors.Is(err, errDepth) || errors.Is(err, errBudget)
 	}
 	f.addParent(parent, a)
