@@ -4,6 +4,7 @@ package stage
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -166,7 +167,9 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 		up, err := upstream.New(upstream.Options{Registry: name, URL: "http://" + o.Through, Insecure: true})
 		s.Must(err)
 		routes = append(routes, gate.Route{Registry: name, Upstream: up, Collectors: collectors, Signatures: gate.Signatures{Collector: signatures, Kept: kept}})
-		modes[name] = map[string]any{"mode": string(o.Mode)}
+		if o.Mode != policy.Enforce { // which is the mode of a route without one
+			modes[name] = map[string]any{"mode": string(o.Mode)}
+		}
 	}
 	driver, err := cache.OpenDriver("filesystem", map[string]any{"rootdirectory": filepath.Join(s.Folder, "cache")})
 	s.Must(err)
@@ -176,20 +179,10 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 	s.Must(err)
 
 	engineOptions := policy.Options{Builtin: true, Collections: []string{"trusted-builds"}, Config: map[string]any{"routes": modes}, Exceptions: o.Exceptions}
-	if o.Rego != "" {
-		engineOptions.Paths = []string{s.write("team.rego", o.Rego)}
-	}
-	if o.Docker != "" {
-		engineOptions.DockerBuild = []string{s.write("Dockerfile.rego", o.Docker)}
-	}
-	engine, err := policy.Load(ctx, engineOptions)
-	s.Must(err)
+	engine := s.engine(engineOptions, o.Rego, o.Docker)
 	var candidate *gate.Trial
 	if o.Candidate != "" {
-		engineOptions.Paths = []string{s.write("candidate.rego", o.Candidate)}
-		judge, err := policy.Load(ctx, engineOptions)
-		s.Must(err)
-		candidate = &gate.Trial{Judge: judge}
+		candidate = &gate.Trial{Judge: s.engine(engineOptions, o.Candidate, o.Docker)}
 		if o.Trial != nil {
 			o.Trial(candidate)
 		}
@@ -232,6 +225,28 @@ func (s *Stage) SummaryKey() []byte {
 	key, err := attest.OpenKey(filepath.Join(s.Folder, "verdicts.key"))
 	s.Must(err)
 	return key.PublicPEM()
+}
+
+// engines are those that were loaded, by what they are made of. Loading is most of
+// what a gate costs, and gates may share one.
+var engines sync.Map
+
+func (s *Stage) engine(o policy.Options, team, docker string) *policy.Engine {
+	s.Helper()
+	key, err := json.Marshal([]any{o, team, docker})
+	s.Must(err)
+	load, _ := engines.LoadOrStore(string(key), sync.OnceValues(func() (*policy.Engine, error) {
+		if team != "" {
+			o.Paths = []string{s.write("team.rego", team)}
+		}
+		if docker != "" {
+			o.DockerBuild = []string{s.write("Dockerfile.rego", docker)}
+		}
+		return policy.Load(context.Background(), o)
+	}))
+	engine, err := load.(func() (*policy.Engine, error))()
+	s.Must(err)
+	return engine
 }
 
 func (s *Stage) write(name, content string) string {
