@@ -605,7 +605,7 @@ func TestJudgementsAtOnce(t *testing.T) {
 			next.ServeHTTP(w, r)
 		})
 	})
-	g := s.Gate(stage.Options{Judgements: 1, Deadline: 4 * time.Second})
+	g := s.Gate(stage.Options{Judgements: 1, Deadline: time.Minute, Turn: 10 * time.Millisecond})
 	waited := make(chan *gate.Admission, 1)
 	go func() {
 		a, _ := s.TryPull(g, slow.Reference())

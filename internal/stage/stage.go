@@ -104,6 +104,7 @@ type Options struct {
 	Nodes      int
 	Judgements int
 	Deadline   time.Duration
+	Turn       time.Duration
 	Platforms  []oci.Platform
 	Packages   bool // examine them
 	Source     gate.TagFinder
@@ -203,7 +204,7 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 		Cache:     content, Ledger: book, Platforms: o.Platforms,
 		Lifetimes: gate.Lifetimes{
 			Serve: 10 * time.Minute, Block: 30 * time.Second, Tag: 30 * time.Second, Stale: 24 * time.Hour,
-			Deadline: o.Deadline, Depth: o.Depth,
+			Deadline: o.Deadline, Turn: o.Turn, Depth: o.Depth,
 		},
 		Limits: gate.Limits{Evidence: limits, Config: 1 << 20, Parents: 32, Nodes: o.Nodes, Judgements: o.Judgements},
 		Log:    o.Log, Now: s.Now,
