@@ -15,6 +15,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
@@ -228,15 +229,15 @@ func (s *Stage) SummaryKey() []byte {
 	return key.PublicPEM()
 }
 
-// engines are those that were loaded, by what they are made of. Loading is most of
-// what a gate costs, and gates may share one.
-var engines sync.Map
+// engines are the last that were loaded, by what they are made of. Loading is most
+// of what a gate costs, and gates may share one.
+var engines, _ = lru.New[string, func() (*policy.Engine, error)](8)
 
 func (s *Stage) engine(o policy.Options, team, docker string) *policy.Engine {
 	s.Helper()
 	key, err := json.Marshal([]any{o, team, docker})
 	s.Must(err)
-	load, _ := engines.LoadOrStore(string(key), sync.OnceValues(func() (*policy.Engine, error) {
+	load := sync.OnceValues(func() (*policy.Engine, error) {
 		if team != "" {
 			o.Paths = []string{s.write("team.rego", team)}
 		}
@@ -244,8 +245,12 @@ func (s *Stage) engine(o policy.Options, team, docker string) *policy.Engine {
 			o.DockerBuild = []string{s.write("Dockerfile.rego", docker)}
 		}
 		return policy.Load(context.Background(), o)
-	}))
-	engine, err := load.(func() (*policy.Engine, error))()
+	})
+	if shared, ok, _ := engines.PeekOrAdd(string(key), load); ok {
+		load = shared
+		engines.Get(string(key)) // it was of use just now
+	}
+	engine, err := load()
 	s.Must(err)
 	return engine
 }
