@@ -36,12 +36,15 @@ func another(set, repositories string) string {
 // names.
 func fetched(s *stage.Stage) int { return s.Upstream.Count("") - s.Upstream.Count("HEAD ") }
 
+// reloaded are the images that TestPolicyReload pulls, and reloaders its clients.
+var reloaded, reloaders = 200, 64
+
 // TestPolicyReload: two hundred images that were judged are pulled by everybody
 // right after the policy has changed. None of that reaches the upstream or waits
 // for a place among the judgements that do.
 func TestPolicyReload(t *testing.T) {
 	s := stage.New(t)
-	const images, clients = 200, 64
+	images, clients := reloaded, reloaders
 	// Signing all of them would be most of the test: exceptions serve them as well.
 	o := stage.Options{}
 	for _, code := range []string{"signature.missing", "provenance.missing", "source.unknown", "parents.unknown"} {
@@ -223,6 +226,7 @@ func TestGatheredAnew(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := stage.New(t)
 			app := s.Trusted(s.Image("app", nil))
 			before := s.Gate(stage.Options{})

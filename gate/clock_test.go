@@ -31,6 +31,7 @@ func TestClock(t *testing.T) {
 		"back by a day, it is away, and restart": {-24 * time.Hour, true, 0, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := stage.New(t)
 			app := s.Attested(s.Image("app", nil))
 			s.Must(s.Lookaside.Sign(s.Release, app))

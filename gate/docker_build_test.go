@@ -90,6 +90,7 @@ deny_msg contains msg if {
 		"a signature of a commit cannot be checked":         {header + "deny_msg := []\n\nallow if input.image\n\nallow if verify_git_signature(input.git.commit, \"key.asc\")", s.Registry.Addr + "/lonely:2.0", "docker_build.unknown", []string{"input.git.commit"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := s.For(t)
 			s.Folder = t.TempDir()
 			g := s.Gate(stage.Options{Docker: tc.policy})

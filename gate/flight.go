@@ -142,11 +142,17 @@ func (g *Gate) turn(ctx context.Context) (done func(), err error) {
 	if f, ok := ctx.Value(flightKey{}).(*flight); g.judging == nil || (ok && f.nested) {
 		return func() {}, nil
 	}
-	patience := time.NewTimer(g.Lifetimes.Deadline / 2)
+	done = func() { <-g.judging }
+	select {
+	case g.judging <- struct{}{}:
+		return done, nil // however short the wait may be
+	default:
+	}
+	patience := time.NewTimer(g.Lifetimes.Turn)
 	defer patience.Stop()
 	select {
 	case g.judging <- struct{}{}:
-		return func() { <-g.judging }, nil
+		return done, nil
 	case <-patience.C:
 		return nil, ErrBusy
 	case <-ctx.Done():

@@ -81,6 +81,7 @@ type Lifetimes struct {
 	Tag      time.Duration // how long a resolved tag is taken as fresh
 	Stale    time.Duration // how long a serving verdict outlives an upstream that does not answer
 	Deadline time.Duration // of one judgement, parents included
+	Turn     time.Duration // how long a judgement waits for a place; half of Deadline when zero
 	Depth    int           // of the tree of parents
 }
 
@@ -91,7 +92,7 @@ type Limits struct {
 	Parents  int   // direct parents of one image
 	Nodes    int   // images judged for one pull
 	// Judgements at once, parents not counted; no bound when zero. Who comes when
-	// there are so many waits, and gets ErrBusy after half of Lifetimes.Deadline.
+	// there are so many waits, and gets ErrBusy after Lifetimes.Turn.
 	Judgements int
 }
 
@@ -162,6 +163,9 @@ func New(options Options) (*Gate, error) {
 	}
 	if options.Log == nil {
 		options.Log = zap.NewNop()
+	}
+	if options.Lifetimes.Turn == 0 {
+		options.Lifetimes.Turn = options.Lifetimes.Deadline / 2
 	}
 	g := &Gate{Options: options, routes: map[string]*Route{}}
 	for i := range g.Routes {

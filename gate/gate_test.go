@@ -550,6 +550,44 @@ func TestArtifactsAreJudged(t *testing.T) {
 	expect(t, s.Pull(g, chart.Reference()), policy.Block, "signature.missing")
 }
 
+// TestClosedUnderAJudgement: a parent that is not judged, since the gate is ending,
+// is no reason to block the child: nothing is recorded, and the next gate serves it.
+func TestClosedUnderAJudgement(t *testing.T) {
+	s := stage.New(t)
+	base := s.Trusted(s.Image("base/os", nil))
+	app := s.Trusted(s.Image("app", base), base)
+	other := s.Image("other", nil)
+	g := s.Gate(stage.Options{})
+	expect(t, s.Pull(g, app.Reference()), policy.Serve, "")
+
+	reached, release := make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(reached) })
+	s.Upstream.Interpose(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.URL.Path, "/v2/app/referrers/") {
+				once()
+				<-release
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	s.Pass(9 * time.Minute)
+	s.Pull(g, app.Reference()) // which starts the next judgement
+	<-reached
+	s.Pass(2 * time.Minute) // and the parent must be judged anew for it
+	closed := make(chan error, 1)
+	go func() { closed <- g.Close(context.Background()) }()
+	ref, err := oci.ParseReference(other.Reference())
+	s.Must(err)
+	eventually(t, func() (bool, string) {
+		_, err := g.Admit(t.Context(), gate.Request{Reference: ref, Fresh: true})
+		return errors.Is(err, gate.ErrClosed), fmt.Sprint(err)
+	})
+	close(release)
+	s.Must(<-closed)
+	expect(t, s.Pull(s.Gate(stage.Options{}), app.Reference()), policy.Serve, "")
+}
+
 // TestJudgementsAtOnce: parents and children need no slot of their own, and who
 // waits too long for one is told to come back.
 func TestJudgementsAtOnce(t *testing.T) {
@@ -567,7 +605,7 @@ func TestJudgementsAtOnce(t *testing.T) {
 			next.ServeHTTP(w, r)
 		})
 	})
-	g := s.Gate(stage.Options{Judgements: 1, Deadline: 4 * time.Second})
+	g := s.Gate(stage.Options{Judgements: 1, Deadline: time.Minute, Turn: 10 * time.Millisecond})
 	waited := make(chan *gate.Admission, 1)
 	go func() {
 		a, _ := s.TryPull(g, slow.Reference())

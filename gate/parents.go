@@ -68,10 +68,16 @@ func (f *facts) addEdge(n node, e lineage.Edge, a *Admission, err error) {
 		Depth: 1, Path: []string{self, name}, Error: e.Err,
 	}
 	if err != nil {
-		f.parentFailed = f.parentFailed || evidence.Temporary(err)
+		f.parentFailed = f.parentFailed || passing(err)
 		f.truncated = f.truncated || errors.Is(err, errDepth) || errors.Is(err, errBudget)
 	}
 	f.addParent(parent, a)
+}
+
+// passing says whether the parent may well be judged when it is asked for again: it
+// is the upstream that was away, or the gate that had no time for it or was ending.
+func passing(err error) bool {
+	return evidence.Temporary(err) || errors.Is(err, ErrClosed) || errors.Is(err, ErrBusy)
 }
 
 // addParent adds the edge to a direct parent with the verdict on it, and those

@@ -21,6 +21,7 @@ deny contains {"code": "acme.x", "msg": "no"} if input.image.tag == "x"
 `
 
 func TestBundlesAreHeldToWhatFilesAre(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name    string
 		options policy.Options
@@ -78,6 +79,7 @@ func TestBundlesAreHeldToWhatFilesAre(t *testing.T) {
 }
 
 func TestBundleChangesTheRevision(t *testing.T) {
+	t.Parallel()
 	revision := func(rego string) string {
 		engine, err := policy.Load(t.Context(), policy.Options{Builtin: true, Bundles: &policy.Bundles{Modules: map[string][]byte{"acme/x.rego": []byte(rego)}}})
 		if err != nil {
@@ -93,6 +95,7 @@ func TestBundleChangesTheRevision(t *testing.T) {
 // TestBundleMayCarryTheShippedLibrary: opa build demands the functions that rules
 // call.
 func TestBundleMayCarryTheShippedLibrary(t *testing.T) {
+	t.Parallel()
 	modules := map[string][]byte{"acme/x.rego": []byte(strings.Replace(bundled, `if input.image.tag == "x"`, "if count(data.trustgate.lib.vouched(input.attestations)) == 0", 1))}
 	err := fs.WalkDir(policies.Files, "lib", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || strings.HasSuffix(name, "_test.rego") {

@@ -15,6 +15,7 @@ import (
 )
 
 func TestCheckFindsEveryMistakeAtItsPlace(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name, rego string
 		wants      []string // line:column: message
@@ -43,6 +44,7 @@ func TestCheckFindsEveryMistakeAtItsPlace(t *testing.T) {
 }
 
 func TestCheckAcceptsTheShippedLibraryAndOneDescriptionForSeveralRules(t *testing.T) {
+	t.Parallel()
 	dir := write(t, map[string]string{"acme.rego": `package trustgate.policies.acme
 
 # METADATA
@@ -60,6 +62,7 @@ deny contains {"code": "acme.x", "msg": "no"} if input.image.tag == "y"
 
 // Of one folder alone, the settings and collections of other rules are no mistakes.
 func TestPartial(t *testing.T) {
+	t.Parallel()
 	dir := write(t, map[string]string{"acme.rego": "package trustgate.policies.acme\n\ndeny contains \"no\" if input.image.tag == \"x\"\n"})
 	o := policy.Options{Builtin: true, Paths: []string{dir}, Collections: []string{"elsewhere"}, Config: map[string]any{"rules": map[string]any{"elsewhere": map[string]any{"x": 1}}}}
 	if _, err := policy.Load(t.Context(), o); err == nil || len(policy.Mistakes(err)) != 2 {
@@ -76,6 +79,7 @@ func TestPartial(t *testing.T) {
 }
 
 func TestNewRulePassesCheckAndTest(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"acme", "base_images", "x9"} {
 		dir := filepath.Join(t.TempDir(), "rules")
 		rule, test, err := policy.NewRule(dir, name)
@@ -108,6 +112,7 @@ func TestNewRulePassesCheckAndTest(t *testing.T) {
 }
 
 func TestCoverageNamesTheLinesThatNoTestReaches(t *testing.T) {
+	t.Parallel()
 	dir := write(t, map[string]string{
 		"acme.rego": `package trustgate.policies.acme
 
@@ -144,6 +149,7 @@ test_x if acme.deny == {"x"} with input as f.with_changes({"/image/tag": "x"})
 // Rules are compiled against the schema of the configuration, and it says what
 // loading says.
 func TestConfigSchema(t *testing.T) {
+	t.Parallel()
 	for rego, says := range map[string]string{
 		"some x in data.trustgate.config.exceptions\n\tx.ownr == \"me\"": "there is no x.ownr",
 		"data.trustgate.config.rules.vulnerability.max_agee == \"1d\"":   "did you mean max_age?",
@@ -209,6 +215,7 @@ func TestConfigSchema(t *testing.T) {
 
 // Whoever is blocked learns which rule failed; where it stands is for the operator.
 func TestAnErrorNamesTheRuleAndItsPlace(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct{ rego, rule, at string }{
 		"a rule with metadata": {"# METADATA\n# title: X\n# custom: {code: acme.x}\ndeny contains \"no\" if time.parse_rfc3339_ns(input.image.tag) > 0", "acme.x", "6:23: eval_builtin_error"},
 		"a helper":             {"deny contains \"no\" if old\n\nold if {\n\ttime.parse_rfc3339_ns(input.image.tag) > 0\n}", "trustgate.policies.acme.old", "6:2: eval_builtin_error"},

@@ -9,6 +9,7 @@ import (
 const goodReason = `{"code":"a.b","msg":"m","severity":"deny","effect":"block"}`
 
 func TestParseDecision(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name, raw string
 		want      Action // "" when it must not parse
@@ -52,6 +53,7 @@ func TestParseDecision(t *testing.T) {
 }
 
 func TestReasonsAreOneLine(t *testing.T) {
+	t.Parallel()
 	raw, err := json.Marshal(map[string]any{
 		"action": "annotate", "before_mode": "annotate",
 		"reasons": []any{map[string]any{
@@ -77,6 +79,7 @@ func TestReasonsAreOneLine(t *testing.T) {
 }
 
 func TestStricter(t *testing.T) {
+	t.Parallel()
 	order := []Action{Serve, Annotate, Block}
 	for i, a := range order {
 		for j, b := range order {

@@ -12,6 +12,7 @@ import (
 
 // What is judged is what is recorded and judged again later.
 func TestValueIsWhatIsWritten(t *testing.T) {
+	t.Parallel()
 	for name, in := range map[string]*Input{
 		"empty":     {},
 		"full":      filled(t, "a\"<b>&\u2028ü", json.RawMessage(` {"b": [1, 1.50, -0, 1e400, 12345678901234567890], "a": {"": null}, "c": "\ud800\u0000"}`)),

@@ -44,9 +44,22 @@ func team(t *testing.T, rego string, config map[string]any) (*policy.Engine, err
 	return policy.Load(t.Context(), policy.Options{Paths: []string{write(t, map[string]string{"acme.rego": rego})}, Config: config})
 }
 
+// engines are those of mustLoad that rest on no file, by their options. Loading is
+// most of what a test costs.
+var engines sync.Map
+
 func mustLoad(t *testing.T, o policy.Options) *policy.Engine {
 	t.Helper()
-	engine, err := policy.Load(t.Context(), o)
+	load := func() (*policy.Engine, error) { return policy.Load(context.Background(), o) }
+	if o.Paths == nil && o.Data == nil && o.DockerBuild == nil && o.Rules == nil && o.Bundles == nil {
+		key, err := json.Marshal(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared, _ := engines.LoadOrStore(string(key), sync.OnceValues(load))
+		load = shared.(func() (*policy.Engine, error))
+	}
+	engine, err := load()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,6 +101,7 @@ func mustBlock(t *testing.T, d policy.Decision, err error) {
 }
 
 func TestShippedRules(t *testing.T) {
+	t.Parallel()
 	engine := mustLoad(t, policy.Options{Builtin: true})
 	if d := decide(t, engine, trusted()); d.Action != policy.Serve || len(d.Reasons) != 0 {
 		t.Errorf("a trusted image: %+v", d)
@@ -108,6 +122,7 @@ func TestShippedRules(t *testing.T) {
 }
 
 func TestModes(t *testing.T) {
+	t.Parallel()
 	unsigned := trusted()
 	unsigned.Signatures = nil
 	for mode, want := range map[string]struct {
@@ -140,6 +155,7 @@ func TestModes(t *testing.T) {
 }
 
 func TestScopes(t *testing.T) {
+	t.Parallel()
 	engine := mustLoad(t, policy.Options{Builtin: true, Config: map[string]any{
 		"routes": map[string]any{registry: map[string]any{"mode": "enforce", "scopes": []map[string]any{
 			{"repositories": []string{"acme/*"}, "mode": "annotate", "errors": "annotate"},
@@ -162,6 +178,7 @@ func TestScopes(t *testing.T) {
 }
 
 func TestEffectiveOn(t *testing.T) {
+	t.Parallel()
 	engine, err := team(t, `package trustgate.policies.acme
 
 # METADATA
@@ -206,6 +223,7 @@ deny contains {"code": "acme.later", "msg": "not then"} if true
 }
 
 func TestRulesThatNeedTheTimeBlockWithoutIt(t *testing.T) {
+	t.Parallel()
 	engine, err := team(t, `package trustgate.policies.acme
 
 # METADATA
@@ -223,6 +241,7 @@ deny contains "no" if true
 }
 
 func TestClockIsTheRequests(t *testing.T) {
+	t.Parallel()
 	engine, err := team(t, `package trustgate.policies.acme
 
 deny contains msg if {
@@ -239,6 +258,7 @@ deny contains msg if {
 }
 
 func TestExceptions(t *testing.T) {
+	t.Parallel()
 	exception := func(change map[string]any) map[string]any {
 		x := map[string]any{
 			"code": "signature.missing", "repository": registry + "/acme/*",
@@ -286,6 +306,7 @@ func TestExceptions(t *testing.T) {
 }
 
 func TestCollections(t *testing.T) {
+	t.Parallel()
 	input := trusted()
 	input.Signatures, input.Build.Verified = nil, false
 	for _, tc := range []struct {
@@ -323,6 +344,7 @@ warn contains {"code": "acme.mine", "msg": "mine"} if true
 
 // Evidence that most images lack is asked for only by those who choose so.
 func TestCollectionsThatMustBeChosen(t *testing.T) {
+	t.Parallel()
 	bare := trusted()
 	bare.Attestations, bare.Packages, bare.Source.Tag, bare.Source.Commit, bare.Build.Reproduced = nil, nil, nil, nil, policy.Reproduced{}
 	for name, want := range map[string][]string{
@@ -346,6 +368,7 @@ func TestCollectionsThatMustBeChosen(t *testing.T) {
 }
 
 func TestPendingPackages(t *testing.T) {
+	t.Parallel()
 	pending := trusted()
 	pending.Packages = &policy.Packages{State: "pending"}
 	for choice, want := range map[string]policy.Action{"": policy.Annotate, "annotate": policy.Annotate, "block": policy.Block, "ignore": policy.Serve} {
@@ -364,6 +387,7 @@ func TestPendingPackages(t *testing.T) {
 }
 
 func TestVulnerabilitySettings(t *testing.T) {
+	t.Parallel()
 	input := trusted()
 	input.Attestations[1] = scanned("2026-05-31T00:00:00Z", 2)
 	for name, tc := range map[string]struct {
@@ -387,6 +411,7 @@ func TestVulnerabilitySettings(t *testing.T) {
 }
 
 func TestTeamPackageBesideTheShippedOnes(t *testing.T) {
+	t.Parallel()
 	dir := write(t, map[string]string{
 		"acme.rego": `package trustgate.policies.acme
 
@@ -425,6 +450,7 @@ warn contains "it comes with a warning" if input.image.tag == "latest"
 }
 
 func TestMalformedFindings(t *testing.T) {
+	t.Parallel()
 	for _, entry := range []string{`1`, `true`, `{"code": "x"}`, `{"msg": ["a"]}`, `["a"]`, `""`, `null`, `{"code": 1, "msg": "m"}`, `{1, 2}`} {
 		engine, err := team(t, "package trustgate.policies.acme\n\nwarn contains "+entry+" if true\n", nil)
 		if err != nil {
@@ -439,6 +465,7 @@ func TestMalformedFindings(t *testing.T) {
 
 // Whatever fails while rules run blocks, in every mode.
 func TestFailuresBlock(t *testing.T) {
+	t.Parallel()
 	audit := map[string]any{"routes": map[string]any{registry: map[string]any{"mode": "audit"}}}
 	for name, rego := range map[string]string{
 		"a built-in function fails": `deny contains "x" if time.parse_rfc3339_ns(input.image.tag) > 0`,
@@ -461,6 +488,7 @@ func TestFailuresBlock(t *testing.T) {
 }
 
 func TestUnusableInput(t *testing.T) {
+	t.Parallel()
 	engine := mustLoad(t, policy.Options{Builtin: true})
 	big := trusted()
 	big.Attestations = []policy.Attestation{{Predicate: json.RawMessage(`"` + strings.Repeat("x", 33<<20) + `"`)}}
@@ -508,6 +536,7 @@ deny contains "slow" if {
 }
 
 func TestLoadErrors(t *testing.T) {
+	t.Parallel()
 	const head = "package trustgate.policies.acme\n\n"
 	const rule = "deny contains \"x\" if true\n"
 	for _, tc := range []struct{ name, rego, want string }{
@@ -551,7 +580,8 @@ func TestLoadErrors(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dir := write(t, map[string]string{"acme.rego": tc.rego})
-			_, err := policy.Load(t.Context(), policy.Options{Builtin: tc.name != "no rules at all", Paths: []string{dir}})
+			shipped := strings.Contains(tc.name, "shipped") || tc.name == "all policies at once" // the others need none of them
+			_, err := policy.Load(t.Context(), policy.Options{Builtin: shipped, Paths: []string{dir}})
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("the error is %v\nwant        %s", err, tc.want)
 			}
@@ -560,6 +590,7 @@ func TestLoadErrors(t *testing.T) {
 }
 
 func TestEveryErrorIsTold(t *testing.T) {
+	t.Parallel()
 	dir := write(t, map[string]string{
 		"a.rego": "package trustgate.policies.a\n\ndeny contains \"x\" if input.imgae\n",
 		"b.rego": "package trustgate.policies.b\n\ndeny contains \"x\" if input.soruce\n",
@@ -571,6 +602,7 @@ func TestEveryErrorIsTold(t *testing.T) {
 }
 
 func TestNetworkWhenAllowed(t *testing.T) {
+	t.Parallel()
 	rego := "package trustgate.policies.acme\n\ndeny contains \"x\" if http.send({\"method\": \"get\", \"url\": \"http://127.0.0.1:1/\"}).status_code == 200\n"
 	dir := write(t, map[string]string{"acme.rego": rego})
 	engine := mustLoad(t, policy.Options{Paths: []string{dir}, AllowNetwork: true})
@@ -590,6 +622,7 @@ func TestNetworkWhenAllowed(t *testing.T) {
 }
 
 func TestPaths(t *testing.T) {
+	t.Parallel()
 	rule := "package trustgate.policies.acme\n\ndeny contains \"x\" if true\n"
 	dir := write(t, map[string]string{
 		"acme.rego": rule, "only/acme_test.rego": rule, "empty/x.txt": "", "data/a.rego": rule, "data/data.json": "{}",
@@ -627,6 +660,7 @@ func TestPaths(t *testing.T) {
 }
 
 func TestBundle(t *testing.T) {
+	t.Parallel()
 	pack := func(t *testing.T, rego string, data map[string]any) string {
 		t.Helper()
 		b := bundle.Bundle{Data: data, Modules: []bundle.ModuleFile{{
@@ -689,6 +723,7 @@ deny contains sprintf("%s is listed, limit %d", [name, data.trustgate.config.lim
 }
 
 func TestData(t *testing.T) {
+	t.Parallel()
 	dir := write(t, map[string]string{
 		"acme.rego": "package trustgate.policies.acme\n\ndeny contains sprintf(\"%v\", [data.trustgate.config.acme]) if true\n",
 		"a.yaml":    "acme:\n  tags: [latest, dev]\n",
@@ -738,6 +773,7 @@ func TestData(t *testing.T) {
 }
 
 func TestLoadLeavesTheConfigurationAlone(t *testing.T) {
+	t.Parallel()
 	config := map[string]any{"acme": map[string]any{}}
 	file := filepath.Join(write(t, map[string]string{"a.json": `{"acme": {"limit": 3}}`}), "a.json")
 	mustLoad(t, policy.Options{Builtin: true, Config: config, Data: []string{file}})
@@ -747,6 +783,7 @@ func TestLoadLeavesTheConfigurationAlone(t *testing.T) {
 }
 
 func TestSettingsThatWouldBeMisread(t *testing.T) {
+	t.Parallel()
 	route := func(r map[string]any) map[string]any {
 		return map[string]any{"routes": map[string]any{registry: r}}
 	}
@@ -805,6 +842,7 @@ func TestSettingsThatWouldBeMisread(t *testing.T) {
 
 // Without the shipped rules their names are the team's to use.
 func TestSettingsOfATeamsPackage(t *testing.T) {
+	t.Parallel()
 	rego := "package trustgate.policies.packages\n\ndeny contains \"x\" if data.trustgate.config.rules.packages.limit == 3\n"
 	engine, err := team(t, rego, map[string]any{"rules": map[string]any{"packages": map[string]any{"limit": 3}}})
 	if err != nil {
@@ -819,6 +857,7 @@ func TestSettingsOfATeamsPackage(t *testing.T) {
 }
 
 func TestRevision(t *testing.T) {
+	t.Parallel()
 	rule := "package trustgate.policies.acme\n\ndeny contains \"x\" if true\n"
 	files := map[string]string{"a/acme.rego": rule, "b/other.rego": rule, "b/acme_test.rego": "package x_test\n", "c/acme.rego": strings.Replace(rule, "x", "y", 1), "d.yaml": "acme: 1\n"}
 	dir := write(t, files)
@@ -860,6 +899,7 @@ func TestRevision(t *testing.T) {
 }
 
 func TestRequestFields(t *testing.T) {
+	t.Parallel()
 	all := []string{"client.address", "client.identity", "client.user_agent", "route"}
 	for name, tc := range map[string]struct {
 		rego string
@@ -902,6 +942,7 @@ func TestRequestFields(t *testing.T) {
 }
 
 func TestPackageMetadata(t *testing.T) {
+	t.Parallel()
 	engine, err := team(t, `# METADATA
 # description: All of them
 # custom:
@@ -943,6 +984,7 @@ deny contains {"code": "acme.c", "msg": "c"} if true
 }
 
 func TestConcurrentUse(t *testing.T) {
+	t.Parallel()
 	engine := mustLoad(t, policy.Options{Builtin: true, Collections: []string{"trusted-builds"}})
 	unsigned := trusted()
 	unsigned.Signatures = nil
@@ -966,6 +1008,7 @@ func TestConcurrentUse(t *testing.T) {
 // A stranger can have many parents claimed; judging them must not take so long
 // that the deadline decides.
 func TestLargestTree(t *testing.T) {
+	t.Parallel()
 	engine := mustLoad(t, policy.Options{Builtin: true, Deadline: time.Minute})
 	input := trusted()
 	input.Parents = nil
@@ -995,6 +1038,7 @@ func TestLargestTree(t *testing.T) {
 }
 
 func TestDecisionsAreDeterministic(t *testing.T) {
+	t.Parallel()
 	engine := mustLoad(t, policy.Options{Builtin: true})
 	input := trusted()
 	input.Signatures, input.Build.Verified, input.Image.Layers[0].Foreign = nil, false, true
@@ -1009,6 +1053,7 @@ func TestDecisionsAreDeterministic(t *testing.T) {
 
 // Rules rely on every list being there; an Input need not be filled for that.
 func TestInputIsWrittenComplete(t *testing.T) {
+	t.Parallel()
 	empty := &policy.Input{
 		Build:   policy.Build{Materials: []policy.Material{{}}},
 		Parents: []policy.Parent{{Build: &policy.Build{}, Verdict: &policy.ParentVerdict{}}}, Packages: &policy.Packages{},
@@ -1042,6 +1087,7 @@ func TestInputIsWrittenComplete(t *testing.T) {
 
 // The schema says what an input is, and not only what the compiler makes of it.
 func TestInputFitsTheSchema(t *testing.T) {
+	t.Parallel()
 	engine, err := team(t, `package trustgate.policies.acme
 
 deny contains sprintf("%v", [problem]) if {
@@ -1072,6 +1118,7 @@ deny contains sprintf("%v", [problem]) if {
 // Evidence that forbids the image, with any one of its members another than it
 // should be: the rules do not fail at it, and it does not become harmless.
 func TestSpoiltPredicates(t *testing.T) {
+	t.Parallel()
 	engine := mustLoad(t, policy.Options{Builtin: true, Collections: []string{"vulnerabilities"}})
 	for name, tc := range map[string]struct {
 		replaces  int // which of the attestations of a trusted image
@@ -1182,6 +1229,7 @@ func FuzzPredicates(f *testing.F) {
 }
 
 func TestTeamTests(t *testing.T) {
+	t.Parallel()
 	dir := write(t, map[string]string{
 		"acme.rego": "package trustgate.policies.acme\n\ndeny contains \"x\" if input.image.tag == data.trustgate.config.forbidden\n",
 		"acme_test.rego": `package trustgate.policies.acme_test

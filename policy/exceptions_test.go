@@ -11,6 +11,7 @@ import (
 // Exceptions come from the configuration, its data and elsewhere. Each has an id,
 // which stays for as long as it says the same, and which decisions name.
 func TestExceptionsOfAllOrigins(t *testing.T) {
+	t.Parallel()
 	dir := write(t, map[string]string{
 		"exceptions.yaml": "exceptions:\n  - {code: signature.missing, repository: 'elsewhere/**', owner: ops, reason: because, expires: 2026-07-01}\n",
 		"changed.yaml":    "exceptions:\n  - {code: signature.missing, repository: 'elsewhere/**', owner: ops, reason: because, expires: 2026-07-02}\n",
@@ -47,6 +48,7 @@ func TestExceptionsOfAllOrigins(t *testing.T) {
 }
 
 func TestCheckCode(t *testing.T) {
+	t.Parallel()
 	engine := mustLoad(t, policy.Options{Builtin: true})
 	for code, says := range map[string]string{
 		"signature.missing": "", "signature.mising": "did you mean signature.missing?", "something else entirely": "there is build.",

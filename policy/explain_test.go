@@ -49,6 +49,7 @@ func wantFacts(t *testing.T, read, want map[string]string, prefixes ...string) {
 }
 
 func TestExplainNamesTheFactsThatMadeARuleFire(t *testing.T) {
+	t.Parallel()
 	engine, err := policy.Load(t.Context(), policy.Options{Builtin: true})
 	if err != nil {
 		t.Fatal(err)
@@ -128,6 +129,7 @@ func TestExplainNamesTheFactsThatMadeARuleFire(t *testing.T) {
 
 // Explaining must not tell another story than the decision.
 func TestExplainAgreesWithTheDecision(t *testing.T) {
+	t.Parallel()
 	dir := write(t, map[string]string{"acme.rego": `package trustgate.policies.acme
 
 # METADATA
@@ -218,6 +220,7 @@ func FuzzReadInput(f *testing.F) {
 }
 
 func TestReadInputIsStrict(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct{ document, says string }{
 		{`{"imge": {}}`, `unknown field "imge"`},
 		{`null`, "the input is null"},

@@ -33,6 +33,7 @@ func latest() *policy.Input {
 }
 
 func TestConftestRules(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name    string
 		version string
@@ -147,6 +148,7 @@ deny contains {"code": "labels.later", "msg": "not yet", "effective_on": "2030-0
 `
 
 func TestConformaRules(t *testing.T) {
+	t.Parallel()
 	ref := registry + "/acme/app@" + latest().Image.Digest.String()
 	maintainer := `annotate labels.maintainer: The label "maintainer" of ` + ref + " is missing (blocks from 2026-06-02T00:00:00Z)"
 	others := []string{
@@ -181,6 +183,7 @@ func TestConformaRules(t *testing.T) {
 }
 
 func TestConformaRulesAskNothingOfSilence(t *testing.T) {
+	t.Parallel()
 	engine, err := foreign(t, policy.RuleSet{Style: policy.Conforma, Repositories: []string{registry + "/acme/*"}}, map[string]string{"a.rego": `package policy.release.a
 import rego.v1
 deny contains {"code": "a.b", "msg": "no"} if { some att in input.attestations; att.statement.predicateType == "x" }
@@ -204,6 +207,7 @@ deny contains {"code": "a.b", "msg": "no"} if { some att in input.attestations; 
 }
 
 func TestConformaRulesBringTheirOwnLibrary(t *testing.T) {
+	t.Parallel()
 	engine, err := foreign(t, policy.RuleSet{Style: policy.Conforma}, map[string]string{
 		"release/a.rego": `package policy.release.a
 import rego.v1
@@ -225,6 +229,7 @@ result_helper(chain, values) := {"code": "policy.release.a.b", "msg": values[0],
 }
 
 func TestCosignPolicies(t *testing.T) {
+	t.Parallel()
 	vuln := func(signer, predicate string) policy.Attestation {
 		a := policy.Attestation{PredicateType: policy.PredicateTypes["vuln"], Predicate: json.RawMessage(predicate), Subject: trusted().Image.Digest}
 		if signer != "" {
@@ -273,6 +278,7 @@ allow { true }
 }
 
 func TestForeignRulesThatWouldBeSilentDoNotLoad(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name string
 		set  policy.RuleSet
@@ -326,6 +332,7 @@ deny contains {"code": "a.y", "msg": "other"} if false
 }
 
 func TestForeignRulesAreExplained(t *testing.T) {
+	t.Parallel()
 	dir := write(t, map[string]string{
 		"conftest/a.rego": "package main\n\ndeny_latest contains \"no latest\" if {\n\tinput.image.tag == \"latest\"\n}\n\nwarn contains \"old\" if {\n\tinput.image.tag == \"old\"\n}\n",
 		"conforma/a.rego": conformaRules,
@@ -360,6 +367,7 @@ func TestForeignRulesAreExplained(t *testing.T) {
 // Modes and exceptions hold for rules of other tools as for all others, a change of one
 // is another policy, and what they do not read of the request is in no key.
 func TestForeignRulesGoThroughTheAggregator(t *testing.T) {
+	t.Parallel()
 	load := func(rego string, config map[string]any) *policy.Engine {
 		return mustLoad(t, policy.Options{Config: config, Rules: []policy.RuleSet{{
 			Style: policy.Conftest, Paths: []string{write(t, map[string]string{"a.rego": rego})},
@@ -397,6 +405,7 @@ func TestForeignRulesGoThroughTheAggregator(t *testing.T) {
 }
 
 func TestPackagesOfForeignRulesAreTheirOwn(t *testing.T) {
+	t.Parallel()
 	dir := write(t, map[string]string{
 		"one/a.rego":     "package main\ndeny contains \"x\" if true\n",
 		"two/a.rego":     "package main\ndeny contains \"y\" if true\n",
@@ -455,6 +464,7 @@ func TestPackagesOfForeignRulesAreTheirOwn(t *testing.T) {
 }
 
 func TestCheckListsForeignRulesAndIsNotStrictWithThem(t *testing.T) {
+	t.Parallel()
 	dir := write(t, map[string]string{
 		"a.rego": "package main\nimport data.unused\n# METADATA\n# title: No latest\ndeny_latest contains \"x\" if { y := 1; input.image.tag == \"latest\" }\n",
 		"b.rego": "package trustgate.policies.acme\nimport data.unused\n# METADATA\n# title: T\n# custom: {code: acme.x}\ndeny contains {\"code\": \"acme.x\", \"msg\": \"m\"} if true\n",

@@ -37,14 +37,15 @@ these commands put them: a gate that is running takes a change up within seconds
 }
 
 // withRules opens the ledger and loads the rules of the configuration with the
-// exceptions of both.
-func withRules(c *cobra.Command, f func(context.Context, *ledger.Ledger, *policy.Engine) error) error {
+// exceptions of both, and more.
+func withRules(c *cobra.Command, more []policy.Exception, f func(context.Context, *ledger.Ledger, *policy.Engine) error) error {
 	return withLedgerOf(c, func(ctx context.Context, cfg *config.Config, l *ledger.Ledger) error {
 		o := policyOptions(cfg)
 		var err error
 		if o.Exceptions, err = recordedExceptions(ctx, l); err != nil {
 			return err
 		}
+		o.Exceptions = append(o.Exceptions, more...)
 		if o.Bundles, err = fetchBundles(c, cfg); err != nil {
 			return err
 		}
@@ -127,7 +128,9 @@ needs --long.`,
 		if err != nil {
 			return &usageError{c.CommandPath(), err}
 		}
-		return withRules(c, func(ctx context.Context, l *ledger.Ledger, engine *policy.Engine) error {
+		// The rules are loaded with it: one that they refuse would keep a gate from
+		// coming up.
+		return withRules(c, []policy.Exception{asRulesReadIt(recorded)}, func(ctx context.Context, l *ledger.Ledger, engine *policy.Engine) error {
 			if err := engine.CheckCode(e.Code); err != nil {
 				return err
 			}
@@ -223,7 +226,7 @@ remembers.`,
 	all := c.Flags().Bool("all", false, "list removed ones too")
 	out := addOutput(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		return withRules(c, func(ctx context.Context, l *ledger.Ledger, engine *policy.Engine) error {
+		return withRules(c, nil, func(ctx context.Context, l *ledger.Ledger, engine *policy.Engine) error {
 			list, err := listExceptions(ctx, l, engine, *all, time.Now())
 			if err != nil {
 				return err

@@ -27,6 +27,9 @@ func TestNewException(t *testing.T) {
 		"until some day":          {func(e *config.Exception) { e.Expires = "soon" }, false, `--expires: "soon" is not a date`},
 		"until yesterday":         {func(e *config.Exception) { e.Expires = "2027-01-30" }, false, "2027-01-30 is in the past"},
 		"until tonight":           {func(e *config.Exception) { e.Expires = "2027-01-31" }, false, ""},
+		"for ever":                {func(e *config.Exception) { e.Expires = "2999-12-31" }, true, `--expires: "2999-12-31" lies outside of the years 1970 to 2200`},
+		"up to a year too far":    {func(e *config.Exception) { e.Expires = "2200-12-31" }, true, `--expires: "2200-12-31" lies outside of the years 1970 to 2200`},
+		"until the last that is":  {func(e *config.Exception) { e.Expires = "2200-12-30" }, true, ""},
 		"for two years":           {func(e *config.Exception) { e.Expires = "2029-01-31" }, false, "more than a year ahead; say --long"},
 		"for two years, meant":    {func(e *config.Exception) { e.Expires = "2029-01-31" }, true, ""},
 	} {

@@ -116,17 +116,18 @@ func newReloads(registerer prometheus.Registerer) *reloads {
 }
 
 // keepUp reloads when the process gets SIGHUP, and when a file of the
-// configuration or an exception in the ledger changes, until ctx ends. What is broken never replaces what
-// works.
+// configuration or an exception in the ledger changes, until ctx ends. What is broken
+// never replaces what works, and does not keep an exception in force that is gone.
 func (s *service) keepUp(ctx context.Context, l *live, r *reloads, load func() (*config.Config, error)) {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	// tried is what the last reload read, before what was there a moment ago.
-	tried := stampOf(l.current.Load())
-	before := tried
+	// tried is how the files were that the last reload read, before what was there
+	// a moment ago.
+	before := stampOf(l.current.Load())
+	tried := before.files
 	for {
 		select {
 		case <-ctx.Done():
@@ -137,19 +138,24 @@ func (s *service) keepUp(ctx context.Context, l *live, r *reloads, load func() (
 			s.takeUp(ctx, l)
 			continue
 		case <-tick.C:
-			now := s.stampNow(ctx, l.current.Load(), before)
-			settled := now.files == before.files // exceptions are there as a whole or not at all
-			if before = now; now == tried || !settled {
+			current := l.current.Load()
+			now := s.stampNow(ctx, current, before)
+			settled := now.files == before.files
+			before = now
+			if now.files == tried {
+				// Exceptions are there as a whole or not at all.
+				if now.exceptions != current.excepted {
+					s.takeUpExceptions(ctx, l, r)
+				}
 				continue
 			}
-			if now.files == tried.files {
-				s.log.Info("reloading, since the ledger's exceptions have changed")
-			} else {
-				s.log.Info("reloading, since a file of the configuration has changed")
+			if !settled {
+				continue
 			}
+			s.log.Info("reloading, since a file of the configuration has changed")
 		}
-		tried = s.stampNow(ctx, l.current.Load(), before)
-		before = tried
+		before = s.stampNow(ctx, l.current.Load(), before)
+		tried = before.files
 		if err := s.reload(ctx, l, load); err != nil {
 			said := strings.Join(strings.Fields(err.Error()), " ")
 			r.broken.Store(&said)
@@ -161,9 +167,23 @@ func (s *service) keepUp(ctx context.Context, l *live, r *reloads, load func() (
 		r.broken.Store(nil)
 		r.done.Inc()
 		r.good.Set(1)
-		tried = stampOf(l.current.Load())
-		before = tried
+		before = stampOf(l.current.Load())
+		tried = before.files
 	}
+}
+
+// takeUpExceptions has the ledger's exceptions judge, with the configuration that is
+// in force: who removes one is obeyed, whatever has become of the files. What fails
+// is tried again with the next look.
+func (s *service) takeUpExceptions(ctx context.Context, l *live, r *reloads) {
+	s.log.Info("reloading, since the ledger's exceptions have changed")
+	inForce := l.current.Load().config
+	if err := s.reload(ctx, l, func() (*config.Config, error) { return inForce, nil }); err != nil {
+		r.failed.Inc()
+		s.log.Error("the ledger's exceptions were not taken up; those before stay in force", zap.Error(err))
+		return
+	}
+	r.done.Inc()
 }
 
 // stamp changes whenever there is something new to read.

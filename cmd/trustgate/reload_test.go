@@ -16,6 +16,7 @@ import (
 
 	"github.com/trustgate/trustgate/cmd/trustgate/config"
 	"github.com/trustgate/trustgate/cmd/trustgate/demo"
+	"github.com/trustgate/trustgate/ledger"
 )
 
 // TestReloadDropsNothing pulls without a pause while the configuration is read
@@ -64,11 +65,48 @@ func TestReloadDropsNothing(t *testing.T) {
 	p.end()
 }
 
+// TestExceptionsBesideABrokenFile: an exception that is removed counts no more, even
+// where the file on disk cannot be read, and the file is still called broken.
+func TestExceptionsBesideABrokenFile(t *testing.T) {
+	p := serving(t, "")
+	url, metrics := "http://"+p.public+"/v2/unsigned/manifests/1", "http://"+p.admin+"/metrics"
+	excepted := ledger.Exception{
+		ID: ledger.NewExceptionID(), Code: "signature.missing", Repository: "**", Owner: "ops", Reason: "a test",
+		Expires: time.Now().AddDate(1, 0, 0), AddedAt: time.Now(),
+	}
+	if err := p.ledger.AddException(t.Context(), excepted); err != nil {
+		t.Fatal(err)
+	}
+	p.hangup(`trustgate_exceptions{state="standing"} 1`)
+	expect(t, url, http.StatusOK, "")
+
+	whole, err := os.ReadFile(p.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p.config, []byte("routes: ["), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.ledger.RemoveException(t.Context(), excepted.ID, ledger.Removal{At: time.Now(), By: "ops"}); err != nil {
+		t.Fatal(err)
+	}
+	p.hangup("trustgate_config_in_force 0")
+	expect(t, url, http.StatusForbidden, "")
+	expect(t, metrics, http.StatusOK, "trustgate_config_in_force 0")
+
+	if err := os.WriteFile(p.config, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.hangup("trustgate_config_in_force 1")
+	expect(t, url, http.StatusForbidden, "")
+}
+
 // program is a service that runs in this process, over the demonstration's scene.
 type program struct {
 	testing.TB
 	public, admin string
 	config        string
+	ledger        *ledger.Ledger
 	end           func()
 }
 
@@ -107,7 +145,7 @@ func serving(t testing.TB, more string) *program {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.serve(ctx, public, admin, load) }()
-	p := &program{TB: t, public: public.Addr().String(), admin: admin.Addr().String(), config: scene.Config}
+	p := &program{TB: t, public: public.Addr().String(), admin: admin.Addr().String(), config: scene.Config, ledger: s.ledger}
 	p.end = sync.OnceFunc(func() {
 		stop()
 		if err := <-ended; err != nil {
@@ -124,7 +162,12 @@ func serving(t testing.TB, more string) *program {
 // reload has the configuration read again, for the nth time.
 func (p *program) reload(n int) {
 	p.Helper()
-	want := fmt.Sprintf(`trustgate_config_reloads_total{result="done"} %d`, n)
+	p.hangup(fmt.Sprintf(`trustgate_config_reloads_total{result="done"} %d`, n))
+}
+
+// hangup has the configuration read again, until the metrics say what is wanted.
+func (p *program) hangup(want string) {
+	p.Helper()
 	sent := false
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		answer, err := http.Get("http://" + p.admin + "/metrics")
@@ -146,5 +189,5 @@ func (p *program) reload(n int) {
 			}
 		}
 	}
-	p.Fatalf("it was not reloaded for the %d. time", n)
+	p.Fatalf("after SIGHUP, the metrics do not say %s", want)
 }

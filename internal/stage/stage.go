@@ -4,6 +4,7 @@ package stage
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
@@ -103,6 +105,7 @@ type Options struct {
 	Nodes      int
 	Judgements int
 	Deadline   time.Duration
+	Turn       time.Duration
 	Platforms  []oci.Platform
 	Packages   bool // examine them
 	Source     gate.TagFinder
@@ -166,7 +169,9 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 		up, err := upstream.New(upstream.Options{Registry: name, URL: "http://" + o.Through, Insecure: true})
 		s.Must(err)
 		routes = append(routes, gate.Route{Registry: name, Upstream: up, Collectors: collectors, Signatures: gate.Signatures{Collector: signatures, Kept: kept}})
-		modes[name] = map[string]any{"mode": string(o.Mode)}
+		if o.Mode != policy.Enforce { // which is the mode of a route without one
+			modes[name] = map[string]any{"mode": string(o.Mode)}
+		}
 	}
 	driver, err := cache.OpenDriver("filesystem", map[string]any{"rootdirectory": filepath.Join(s.Folder, "cache")})
 	s.Must(err)
@@ -176,20 +181,10 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 	s.Must(err)
 
 	engineOptions := policy.Options{Builtin: true, Collections: []string{"trusted-builds"}, Config: map[string]any{"routes": modes}, Exceptions: o.Exceptions}
-	if o.Rego != "" {
-		engineOptions.Paths = []string{s.write("team.rego", o.Rego)}
-	}
-	if o.Docker != "" {
-		engineOptions.DockerBuild = []string{s.write("Dockerfile.rego", o.Docker)}
-	}
-	engine, err := policy.Load(ctx, engineOptions)
-	s.Must(err)
+	engine := s.engine(engineOptions, o.Rego, o.Docker)
 	var candidate *gate.Trial
 	if o.Candidate != "" {
-		engineOptions.Paths = []string{s.write("candidate.rego", o.Candidate)}
-		judge, err := policy.Load(ctx, engineOptions)
-		s.Must(err)
-		candidate = &gate.Trial{Judge: judge}
+		candidate = &gate.Trial{Judge: s.engine(engineOptions, o.Candidate, o.Docker)}
 		if o.Trial != nil {
 			o.Trial(candidate)
 		}
@@ -210,7 +205,7 @@ func (s *Stage) Gate(o Options) *gate.Gate {
 		Cache:     content, Ledger: book, Platforms: o.Platforms,
 		Lifetimes: gate.Lifetimes{
 			Serve: 10 * time.Minute, Block: 30 * time.Second, Tag: 30 * time.Second, Stale: 24 * time.Hour,
-			Deadline: o.Deadline, Depth: o.Depth,
+			Deadline: o.Deadline, Turn: o.Turn, Depth: o.Depth,
 		},
 		Limits: gate.Limits{Evidence: limits, Config: 1 << 20, Parents: 32, Nodes: o.Nodes, Judgements: o.Judgements},
 		Log:    o.Log, Now: s.Now,
@@ -232,6 +227,32 @@ func (s *Stage) SummaryKey() []byte {
 	key, err := attest.OpenKey(filepath.Join(s.Folder, "verdicts.key"))
 	s.Must(err)
 	return key.PublicPEM()
+}
+
+// engines are the last that were loaded, by what they are made of. Loading is most
+// of what a gate costs, and gates may share one.
+var engines, _ = lru.New[string, func() (*policy.Engine, error)](8)
+
+func (s *Stage) engine(o policy.Options, team, docker string) *policy.Engine {
+	s.Helper()
+	key, err := json.Marshal([]any{o, team, docker})
+	s.Must(err)
+	load := sync.OnceValues(func() (*policy.Engine, error) {
+		if team != "" {
+			o.Paths = []string{s.write("team.rego", team)}
+		}
+		if docker != "" {
+			o.DockerBuild = []string{s.write("Dockerfile.rego", docker)}
+		}
+		return policy.Load(context.Background(), o)
+	})
+	if shared, ok, _ := engines.PeekOrAdd(string(key), load); ok {
+		load = shared
+		engines.Get(string(key)) // it was of use just now
+	}
+	engine, err := load()
+	s.Must(err)
+	return engine
 }
 
 func (s *Stage) write(name, content string) string {

@@ -54,13 +54,16 @@ func (e Exception) Mistakes() []Mistake {
 }
 
 // ParseExpiry reads the end of an exception: the end of a day in UTC, or an
-// instant.
+// instant. It takes only the years with which rules can reckon.
 func ParseExpiry(s string) (time.Time, error) {
-	if day, err := time.Parse(time.DateOnly, s); err == nil {
-		return day.AddDate(0, 0, 1), nil
+	ends, err := time.Parse(time.DateOnly, s)
+	if err == nil {
+		ends = ends.AddDate(0, 0, 1)
+	} else if ends, err = time.Parse(time.RFC3339, s); err != nil {
+		return time.Time{}, fmt.Errorf("%q is not a date; write it as 2027-01-31 or 2027-01-31T12:00:00Z", s)
 	}
-	if at, err := time.Parse(time.RFC3339, s); err == nil {
-		return at, nil
+	if year := ends.UTC().Year(); year < 1970 || year > 2200 {
+		return time.Time{}, fmt.Errorf("%q lies outside of the years 1970 to 2200; write a date within them", s)
 	}
-	return time.Time{}, fmt.Errorf("%q is not a date; write it as 2027-01-31 or 2027-01-31T12:00:00Z", s)
+	return ends, nil
 }
