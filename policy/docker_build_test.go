@@ -57,7 +57,6 @@ func built(change func(*policy.Input)) *policy.Input {
 }
 
 func TestBuildPoliciesObject(t *testing.T) {
-	t.Parallel()
 	const ours = `package docker
 
 default allow := false
@@ -160,7 +159,6 @@ decision := {"allow": allow}
 }
 
 func TestBuildPoliciesAreRulesLikeOthers(t *testing.T) {
-	t.Parallel()
 	denies := func(in *policy.Input) { in.Image.Registry = "evil.example"; in.Build.Materials = nil }
 	o := buildPolicy(t, strings.Replace(onlyShop, "deny_msg contains \"no git but ours\" if not startswith(input.git.remote, \"https://git.example/\")\n", "", 1))
 	engine, err := policy.Load(t.Context(), o)
