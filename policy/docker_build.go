@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -67,6 +68,21 @@ func (m *material) readDockerBuild(ctx context.Context, files []string) error {
 		m.add(dockerBuildFile, dockerBuildModule, true)
 	}
 	return errors.Join(failures...)
+}
+
+// evaluations lets one evaluation that asks build policies run alone. OPA's partial
+// evaluation writes into terms that every evaluation of a process reads: the same
+// values as before, and a data race all the same.
+var evaluations sync.RWMutex
+
+// alone waits until the material may be evaluated. What it returns must be called.
+func (m *material) alone() (done func()) {
+	if len(m.docker) > 0 {
+		evaluations.Lock()
+		return evaluations.Unlock
+	}
+	evaluations.RLock()
+	return evaluations.RUnlock
 }
 
 // dockerSums say which build policies judge, in their order.

@@ -138,6 +138,7 @@ decision := {"allow": allow}
 			[]string{"docker_build.unknown: Dockerfile.rego rests on what nobody knows when an image is pulled: input.image.labels"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			engine, err := policy.Load(t.Context(), buildPolicy(t, tc.rego))
 			if err != nil {
 				t.Fatal(err)
@@ -180,6 +181,7 @@ func TestBuildPoliciesAreRulesLikeOthers(t *testing.T) {
 	}
 
 	t.Run("an exception covers them", func(t *testing.T) {
+			t.Parallel()
 		excepted := o
 		excepted.Config = map[string]any{"exceptions": []any{map[string]any{
 			"code": "docker_build.denied", "repository": "evil.example/shop", "owner": "ops", "reason": "soon", "expires": "2027-01-01",
@@ -194,6 +196,7 @@ func TestBuildPoliciesAreRulesLikeOthers(t *testing.T) {
 		}
 	})
 	t.Run("an explanation shows them", func(t *testing.T) {
+			t.Parallel()
 		x, err := engine.Explain(t.Context(), built(denies), policy.ExplainOptions{Code: "docker_build.denied"})
 		if err != nil {
 			t.Fatal(err)
@@ -203,6 +206,7 @@ func TestBuildPoliciesAreRulesLikeOthers(t *testing.T) {
 		}
 	})
 	t.Run("the revision changes with the policy and not with its folder", func(t *testing.T) {
+			t.Parallel()
 		revision := func(rego string) string {
 			engine, err := policy.Load(t.Context(), buildPolicy(t, rego))
 			if err != nil {
@@ -215,6 +219,7 @@ func TestBuildPoliciesAreRulesLikeOthers(t *testing.T) {
 		}
 	})
 	t.Run("one that fails blocks", func(t *testing.T) {
+			t.Parallel()
 		engine, err := policy.Load(t.Context(), buildPolicy(t, "package docker\n\ndecision := {\"allow\": \"yes\"}\n"))
 		if err != nil {
 			t.Fatal(err)
@@ -225,6 +230,7 @@ func TestBuildPoliciesAreRulesLikeOthers(t *testing.T) {
 		}
 	})
 	t.Run("one that takes for ever is stopped", func(t *testing.T) {
+			t.Parallel()
 		slow := buildPolicy(t, "package docker\n\ndecision := {\"allow\": true} if {\n\tcount([1 | some i in numbers.range(1, 4000); some j in numbers.range(1, 4000); i + j == 0]) == 0\n}\n")
 		slow.Deadline = 50 * time.Millisecond
 		engine, err := policy.Load(t.Context(), slow)
@@ -236,6 +242,7 @@ func TestBuildPoliciesAreRulesLikeOthers(t *testing.T) {
 		}
 	})
 	t.Run("a mistake has its place", func(t *testing.T) {
+			t.Parallel()
 		_, err := policy.Load(t.Context(), buildPolicy(t, "package docker\n\ndecision := {\"allow\": magic(1)}\n"))
 		found := policy.Mistakes(err)
 		if len(found) != 1 || found[0].Line != 3 || filepath.Base(found[0].File) != "Dockerfile.rego" {

@@ -77,6 +77,8 @@ type Engine struct {
 // Load reads, checks and compiles the rules. Its errors name file, line and
 // column; several are joined.
 func Load(ctx context.Context, o Options) (*Engine, error) {
+	evaluations.RLock() // compiling reads what an evaluation may write
+	defer evaluations.RUnlock()
 	c, err := compile(ctx, o, stages{})
 	if err != nil {
 		return nil, err
@@ -378,6 +380,7 @@ func (e *Engine) decide(ctx context.Context, input *Input) (_ Decision, err erro
 		// The evaluation could be over before it noticed.
 		return Decision{}, fmt.Errorf("evaluating the rules: %w", err)
 	}
+	defer e.compiled.alone()()
 	value, err := input.value()
 	if err != nil {
 		return Decision{}, fmt.Errorf("reading the input: %w", err)

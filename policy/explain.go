@@ -221,6 +221,7 @@ func (x *explaining) run(ctx context.Context, one *ran, input *ast.Term) error {
 	if x.options.Trace {
 		query = query.WithQueryTracer(steps)
 	}
+	defer x.compiled.alone()()
 	err := query.Iter(ctx, func(result topdown.QueryResult) error {
 		code, msg := cmp.Or(one.foreign, one.pkg), ""
 		finding := result["finding"]
