@@ -38,10 +38,10 @@ type facts struct {
 	untagged   string // why nobody could say
 	packages   *policy.Packages
 
-	parentFailed bool      // a parent could not be judged now, and may be later
-	truncated    bool      // the tree of parents was cut off
+	parentFailed bool       // a parent could not be judged now, and may be later
+	truncated    bool       // the tree of parents was cut off
 	until        *time.Time // of the parents' verdicts
-	notAfter     time.Time // when the first parent's verdict or signature ends
+	notAfter     time.Time  // when the first parent's verdict or signature ends
 }
 
 // gatherFacts follows one image: its config, its evidence and that of the

@@ -40,7 +40,7 @@ func (g *Gate) forgetTags(ctx context.Context, refs []oci.Reference) error {
 		key := ref.Name() + ":" + ref.Tag()
 		g.tags.Remove(key)
 		g.forgotten.named.Add(key, g.Now()) // for gates before and after this one
-		g.resolving.Forget(key) // who asks from now on does not wait for an answer from before
+		g.resolving.Forget(key)             // who asks from now on does not wait for an answer from before
 		g.linked.Remove(key)
 		if err := g.Ledger.ForgetTag(ctx, ref.Name(), ref.Tag()); err != nil {
 			return err

@@ -181,7 +181,7 @@ func TestBuildPoliciesAreRulesLikeOthers(t *testing.T) {
 	}
 
 	t.Run("an exception covers them", func(t *testing.T) {
-			t.Parallel()
+		t.Parallel()
 		excepted := o
 		excepted.Config = map[string]any{"exceptions": []any{map[string]any{
 			"code": "docker_build.denied", "repository": "evil.example/shop", "owner": "ops", "reason": "soon", "expires": "2027-01-01",
@@ -196,7 +196,7 @@ func TestBuildPoliciesAreRulesLikeOthers(t *testing.T) {
 		}
 	})
 	t.Run("an explanation shows them", func(t *testing.T) {
-			t.Parallel()
+		t.Parallel()
 		x, err := engine.Explain(t.Context(), built(denies), policy.ExplainOptions{Code: "docker_build.denied"})
 		if err != nil {
 			t.Fatal(err)
@@ -206,7 +206,7 @@ func TestBuildPoliciesAreRulesLikeOthers(t *testing.T) {
 		}
 	})
 	t.Run("the revision changes with the policy and not with its folder", func(t *testing.T) {
-			t.Parallel()
+		t.Parallel()
 		revision := func(rego string) string {
 			engine, err := policy.Load(t.Context(), buildPolicy(t, rego))
 			if err != nil {
@@ -219,7 +219,7 @@ func TestBuildPoliciesAreRulesLikeOthers(t *testing.T) {
 		}
 	})
 	t.Run("one that fails blocks", func(t *testing.T) {
-			t.Parallel()
+		t.Parallel()
 		engine, err := policy.Load(t.Context(), buildPolicy(t, "package docker\n\ndecision := {\"allow\": \"yes\"}\n"))
 		if err != nil {
 			t.Fatal(err)
@@ -230,7 +230,7 @@ func TestBuildPoliciesAreRulesLikeOthers(t *testing.T) {
 		}
 	})
 	t.Run("one that takes for ever is stopped", func(t *testing.T) {
-			t.Parallel()
+		t.Parallel()
 		slow := buildPolicy(t, "package docker\n\ndecision := {\"allow\": true} if {\n\tcount([1 | some i in numbers.range(1, 4000); some j in numbers.range(1, 4000); i + j == 0]) == 0\n}\n")
 		slow.Deadline = 50 * time.Millisecond
 		engine, err := policy.Load(t.Context(), slow)
@@ -242,7 +242,7 @@ func TestBuildPoliciesAreRulesLikeOthers(t *testing.T) {
 		}
 	})
 	t.Run("a mistake has its place", func(t *testing.T) {
-			t.Parallel()
+		t.Parallel()
 		_, err := policy.Load(t.Context(), buildPolicy(t, "package docker\n\ndecision := {\"allow\": magic(1)}\n"))
 		found := policy.Mistakes(err)
 		if len(found) != 1 || found[0].Line != 3 || filepath.Base(found[0].File) != "Dockerfile.rego" {
