@@ -60,7 +60,7 @@ type options struct {
 	only             *regexp.Regexp
 }
 
-func (o options) run(ctx context.Context) error {
+func (o options) run(ctx context.Context) (err error) {
 	w, err := newWorld(ctx)
 	if w != nil {
 		defer w.close()
@@ -69,6 +69,11 @@ func (o options) run(ctx context.Context) error {
 		return err
 	}
 	r := &report{machine: thisMachine(w), options: o}
+	defer func() {
+		if err != nil { // what there is may still tell something
+			fmt.Print(r.markdown())
+		}
+	}()
 	for _, part := range []struct {
 		rows    string // what -only looks at
 		measure func(context.Context, *world, *report) error

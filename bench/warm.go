@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // warm measures what is served from memory and from disk, in turns.
@@ -174,8 +176,11 @@ func memory(ctx context.Context, w *world, r *report) error {
 					}
 				}
 			}()
-			// The first of them fills the cache.
-			if _, err := w.put(ctx, gate, 64, 30*time.Second, "GET", blobPath(image, d.String())); err != nil {
+			var clients errgroup.Group
+			for range 64 { // the first of them fills the cache
+				clients.Go(func() error { return download(ctx, gate.url(blobPath(image, d.String())), 1<<30) })
+			}
+			if err := clients.Wait(); err != nil {
 				return err
 			}
 			stop()

@@ -418,3 +418,21 @@ func serves(ctx context.Context, on *server, path string) error {
 	}
 	return err
 }
+
+// download reads url and throws away what it gets, which must be of the size.
+func download(ctx context.Context, url string, size int64) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	n, err := io.Copy(io.Discard, resp.Body)
+	if err == nil && n != size {
+		err = fmt.Errorf("%s: %s, %d of %d bytes", url, resp.Status, n, size)
+	}
+	return err
+}
