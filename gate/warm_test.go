@@ -100,10 +100,10 @@ func TestWarmPullsSeeEveryChange(t *testing.T) {
 			s.Must(err)
 			names(t, s, after, image.Reference(), other.Digest)
 		},
-		"an exception ends": func(t *testing.T, s *stage.Stage, g *gate.Gate) {
+		"an exception ends": func(t *testing.T, s *stage.Stage, _ *gate.Gate) {
 			image := s.Attested(s.Image("app", nil))
 			child := s.Trusted(s.Image("child", image), image)
-			g = s.Gate(stage.Options{Exceptions: []policy.Exception{{
+			g := s.Gate(stage.Options{Exceptions: []policy.Exception{{
 				ID: "ex-1", Code: "signature.missing", Repository: image.Name(), Owner: "ops", Reason: "soon", Expires: s.Now().Add(time.Minute),
 			}}})
 			for _, reference := range []string{image.Reference(), child.Reference()} {
