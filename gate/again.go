@@ -59,16 +59,8 @@ func (g *Gate) admitRecorded(ctx context.Context, n node, key string) (*Admissio
 		return nil, errNotRecorded
 	}
 	return g.fly(ctx, "recorded "+key, n.depth, func(ctx context.Context) (*Admission, error) {
-		if a := g.memo.get(key); g.stands(a, n) {
-			return a, nil
-		}
-		standing, err := g.recall(ctx, n, key)
-		if err != nil {
-			return nil, err
-		}
-		if g.stands(standing, n) {
-			g.memo.put(standing)
-			return standing, nil
+		if a, stands, err := g.last(ctx, n, key); err != nil || stands {
+			return a, err
 		}
 		return g.rejudge(ctx, n, key)
 	})

@@ -267,7 +267,6 @@ func (g *Gate) Admit(ctx context.Context, req Request) (*Admission, error) {
 	}
 	g.keepWarm(key, admission, changes)
 	g.pulled(admission, req.Client)
-	g.trial.offer(admission)
 	return admission, nil
 }
 
@@ -276,6 +275,7 @@ func (g *Gate) pulled(a *Admission, by policy.Client) {
 	if a.Verdict.ID != "" {
 		g.Ledger.CountPull(a.Verdict.ID, pullClient(by), g.Now())
 	}
+	g.trial.offer(a) // what found no place is offered again
 }
 
 func (g *Gate) route(ref oci.Reference) (*Route, error) {

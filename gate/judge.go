@@ -51,16 +51,9 @@ func (g *Gate) admit(ctx context.Context, n node) (*Admission, error) {
 		return a, nil
 	}
 	judge := func(ctx context.Context) (*Admission, error) {
-		if a := g.memo.get(key); g.stands(a, n) {
-			return a, nil
-		}
-		previous, err := g.recall(ctx, n, key)
-		if err != nil {
-			return nil, err
-		}
-		if g.stands(previous, n) {
-			g.memo.put(previous)
-			return previous, nil
+		previous, stands, err := g.last(ctx, n, key)
+		if err != nil || stands {
+			return previous, err
 		}
 		if again, err := g.admitRecorded(ctx, n, key); err == nil {
 			return again, nil
@@ -115,6 +108,21 @@ func (g *Gate) revalidate(n node, key string) {
 			g.Log.Warn("revalidation failed", zap.Stringer("reference", n.ref), zap.Error(err))
 		}
 	}()
+}
+
+// last returns the newest verdict under the key, in memory or recorded, or nil,
+// and whether it stands.
+func (g *Gate) last(ctx context.Context, n node, key string) (a *Admission, stands bool, err error) {
+	if a := g.memo.get(key); g.stands(a, n) {
+		return a, true, nil
+	}
+	if a, err = g.recall(ctx, n, key); err != nil {
+		return nil, false, err
+	}
+	if stands = g.stands(a, n); stands {
+		g.memo.put(a)
+	}
+	return a, stands, nil
 }
 
 // recall returns the newest recorded verdict under the key, expired or not,
