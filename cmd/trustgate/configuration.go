@@ -96,7 +96,7 @@ func checkPolicy(c *cobra.Command, cfg *config.Config, o *policy.Options) (rules
 		}
 		if o.Partial = opa.Judges(cfg.Policy.OPA); o.Partial {
 			fmt.Fprintln(c.ErrOrStderr(), "the bundles of policy.opa are not fetched; 'trustgate policy check' does")
-			if !o.Builtin && len(o.Paths) == 0 {
+			if !o.Builtin && len(o.Paths)+len(o.Rules)+len(o.DockerBuild) == 0 {
 				return 0, nil
 			}
 		}

@@ -40,21 +40,28 @@ these commands put them: a gate that is running takes a change up within seconds
 // exceptions of both, and more.
 func withRules(c *cobra.Command, more []policy.Exception, f func(context.Context, *ledger.Ledger, *policy.Engine) error) error {
 	return withLedgerOf(c, func(ctx context.Context, cfg *config.Config, l *ledger.Ledger) error {
-		o := policyOptions(cfg)
-		var err error
-		if o.Exceptions, err = recordedExceptions(ctx, l); err != nil {
+		o, err := rulesInForce(c, cfg, l)
+		if err != nil {
 			return err
 		}
 		o.Exceptions = append(o.Exceptions, more...)
-		if o.Bundles, err = fetchBundles(c, cfg); err != nil {
-			return err
-		}
 		engine, err := policy.Load(ctx, o)
 		if err != nil {
 			return manyMistakes(err)
 		}
 		return f(ctx, l, engine)
 	})
+}
+
+// rulesInForce are the rules of the configuration, of the server of policy.opa
+// and the exceptions of the ledger.
+func rulesInForce(c *cobra.Command, cfg *config.Config, l *ledger.Ledger) (o policy.Options, err error) {
+	o = policyOptions(cfg)
+	if o.Exceptions, err = recordedExceptions(c.Context(), l); err != nil {
+		return o, err
+	}
+	o.Bundles, err = fetchBundles(c, cfg)
+	return o, err
 }
 
 // recordedExceptions are those of the ledger that nobody has removed.

@@ -313,18 +313,12 @@ func readKeyFile(path string) ([]byte, error) {
 // policyOptions writes the configuration down as rules read it, below
 // data.trustgate.config.
 func policyOptions(cfg *config.Config) policy.Options {
-	o := policy.Options{Builtin: cfg.Policy.Builtin, Collections: cfg.Policy.Collections}
-	for _, p := range cfg.Policy.Paths {
-		o.Paths = append(o.Paths, string(p))
+	o := policy.Options{
+		Builtin: cfg.Policy.Builtin, Collections: cfg.Policy.Collections, Paths: config.PathNames(cfg.Policy.Paths),
+		Data: config.PathNames(cfg.Policy.Data), DockerBuild: config.PathNames(cfg.Policy.DockerBuild),
 	}
 	for _, r := range cfg.Policy.Rules {
 		o.Rules = append(o.Rules, r.Set())
-	}
-	for _, p := range cfg.Policy.Data {
-		o.Data = append(o.Data, string(p))
-	}
-	for _, p := range cfg.Policy.DockerBuild {
-		o.DockerBuild = append(o.DockerBuild, string(p))
 	}
 	routes := map[string]any{}
 	for _, r := range cfg.Routes {

@@ -32,20 +32,12 @@ func candidateOptions(cfg *config.Config, inForce policy.Options) policy.Options
 		o.Collections = t.Collections
 	}
 	if t.Paths != nil {
-		o.Paths = pathNames(t.Paths)
+		o.Paths = config.PathNames(t.Paths)
 	}
 	if t.Data != nil {
-		o.Data = pathNames(t.Data)
+		o.Data = config.PathNames(t.Data)
 	}
 	return o
-}
-
-func pathNames(paths []config.Path) []string {
-	var names []string
-	for _, p := range paths {
-		names = append(names, string(p))
-	}
-	return names
 }
 
 // trialMetrics is what became of candidates.
@@ -132,12 +124,8 @@ be newly blocked.`,
 			if cfg.Policy.Trial == nil {
 				return errors.New("there is no candidate; name its rules under policy.trial of the configuration")
 			}
-			o := policyOptions(cfg)
-			var err error
-			if o.Exceptions, err = recordedExceptions(ctx, l); err != nil {
-				return err
-			}
-			if o.Bundles, err = fetchBundles(c, cfg); err != nil {
+			o, err := rulesInForce(c, cfg, l)
+			if err != nil {
 				return err
 			}
 			candidate, err := policy.Load(ctx, candidateOptions(cfg, o))

@@ -482,17 +482,18 @@ func (k checker) policy() {
 // Set is the entry as the rules are loaded by it.
 func (r RuleSet) Set() policy.RuleSet {
 	return policy.RuleSet{
-		Style: r.Style, Paths: texts(r.Paths), Data: texts(r.Data), Repositories: r.Repositories, RegoVersion: r.RegoVersion,
+		Style: r.Style, Paths: PathNames(r.Paths), Data: PathNames(r.Data), Repositories: r.Repositories, RegoVersion: r.RegoVersion,
 		Collections: r.Collections, PredicateType: r.PredicateType, Signers: r.Signers,
 	}
 }
 
-func texts(paths []Path) []string {
-	var all []string
+// PathNames are the paths as what reads them takes them.
+func PathNames(paths []Path) []string {
+	var names []string
 	for _, p := range paths {
-		all = append(all, string(p))
+		names = append(names, string(p))
 	}
-	return all
+	return names
 }
 
 func (k checker) ruleSets() {
