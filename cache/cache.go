@@ -81,9 +81,9 @@ type Cache struct {
 	log     *zap.Logger
 	stall   time.Duration
 
-	recent   *recent                          // small content
-	verified *lru.Cache[digest.Digest, stamp] // what this process has hashed, as it was then
-	small    *lru.Cache[digest.Digest, small]
+	recent   *recent                           // small content
+	verified *lru.Cache[digest.Digest, stamp]  // what this process has hashed, as it was then
+	small    *lru.Cache[digest.Digest, []byte] // of blobs whose files are as verified has them
 
 	ctx    context.Context // of the fills
 	cancel context.CancelCauseFunc
@@ -136,7 +136,7 @@ func Open(ctx context.Context, o Options) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the cache: %w", err)
 	}
-	kept, _ := lru.New[digest.Digest, small](smallKept)
+	kept, _ := lru.New[digest.Digest, []byte](smallKept)
 	if o.Now == nil {
 		o.Now = time.Now
 	}

@@ -19,25 +19,20 @@ const (
 	smallKept = 512      // blobs
 )
 
-type small struct {
-	stamp   stamp // of the file
-	content []byte
-}
-
 // openSmall opens a blob from memory, or returns nil.
 func (c *Cache) openSmall(d oci.Descriptor, known stamp) *Blob {
 	if d.Size > smallSize || d.Size != known.size {
 		return nil
 	}
-	kept, ok := c.small.Get(d.Digest)
-	if !ok || !kept.stamp.equal(known) {
+	content, ok := c.small.Get(d.Digest)
+	if !ok {
 		return nil
 	}
 	info, err := os.Stat(c.filePath(blobDataPath(d.Digest)))
 	if err != nil || !fileStamp(info).equal(known) {
 		return nil // whoever opens the file sees what has become of it
 	}
-	return &Blob{size: d.Size, stored: &stored{stamp: known, content: bytes.NewReader(kept.content)}}
+	return &Blob{size: d.Size, stored: &stored{stamp: known, content: bytes.NewReader(content)}}
 }
 
 // keepSmall reads an open file into memory. The error says that it is not what it
@@ -50,7 +45,7 @@ func (c *Cache) keepSmall(d digest.Digest, found *stored) error {
 	if d.Algorithm().FromBytes(content) != d {
 		return fmt.Errorf("%w: %s in the cache", ErrDigest, d)
 	}
-	c.small.Add(d, small{found.stamp, content})
+	c.small.Add(d, content)
 	found.file.Close()
 	found.file, found.content = nil, bytes.NewReader(content)
 	return nil
