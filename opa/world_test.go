@@ -3,13 +3,8 @@ package opa_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -24,6 +19,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/compile"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/trustgate/trustgate/internal/shipyard"
 	"github.com/trustgate/trustgate/opa"
 	"github.com/trustgate/trustgate/policy"
 )
@@ -62,22 +58,11 @@ type key struct{ public, private string }
 
 func newKey(t testing.TB) key {
 	t.Helper()
-	made, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	public, private, err := shipyard.Pair()
 	if err != nil {
 		t.Fatal(err)
 	}
-	private, err := x509.MarshalECPrivateKey(made)
-	if err != nil {
-		t.Fatal(err)
-	}
-	public, err := x509.MarshalPKIXPublicKey(&made.PublicKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key{
-		public:  string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})),
-		private: string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private})),
-	}
+	return key{public: public, private: private}
 }
 
 func (k key) sign(c *compile.Compiler) *compile.Compiler {

@@ -4,14 +4,9 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,6 +23,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/compile"
 
 	"github.com/trustgate/trustgate/cmd/trustgate/demo"
+	"github.com/trustgate/trustgate/internal/shipyard"
 )
 
 // TestPolicyFromAServer: a gate that runs waits for its bundle, judges by it and by
@@ -148,23 +144,11 @@ type bundleServer struct {
 
 func newBundleServer(t testing.TB) *bundleServer {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	public, private, err := shipyard.Pair()
 	if err != nil {
 		t.Fatal(err)
 	}
-	private, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &bundleServer{
-		t: t, decided: map[string]string{},
-		public:  string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})),
-		private: string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private})),
-	}
+	s := &bundleServer{t: t, decided: map[string]string{}, public: public, private: private}
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(s.Close)
 	return s

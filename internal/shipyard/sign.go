@@ -50,6 +50,29 @@ func (k *Key) PublicPEM() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
 }
 
+// PrivatePEM is the private half, without a password.
+func (k *Key) PrivatePEM() ([]byte, error) {
+	der, err := x509.MarshalECPrivateKey(k.private)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), nil
+}
+
+// Pair is a new key in its two halves, as PEM.
+func Pair() (public, private string, err error) {
+	key, err := NewKey()
+	if err != nil {
+		return "", "", err
+	}
+	one, err := key.PublicPEM()
+	if err != nil {
+		return "", "", err
+	}
+	other, err := key.PrivatePEM()
+	return string(one), string(other), err
+}
+
 // Sign and KeyID make Key a dsse.Signer.
 func (k *Key) Sign(_ context.Context, data []byte) ([]byte, error) {
 	signer, err := signature.LoadECDSASigner(k.private, crypto.SHA256)
