@@ -32,11 +32,7 @@ func coldBlobs(ctx context.Context, w *world, r *report) error {
 			if err != nil {
 				return err
 			}
-			layers, err := image.Content.Layers()
-			if err != nil {
-				return err
-			}
-			d, err := layers[0].Digest()
+			layer, err := layerPath(image)
 			if err != nil {
 				return err
 			}
@@ -44,7 +40,7 @@ func coldBlobs(ctx context.Context, w *world, r *report) error {
 				return err
 			}
 			began := time.Now()
-			resp, err := http.Get(s.url(blobPath(image, d.String())))
+			resp, err := http.Get(s.url(layer))
 			if err != nil {
 				return err
 			}

@@ -137,18 +137,14 @@ func largeCache(ctx context.Context, w *world, r *report) error {
 			if err := serves(ctx, gate, manifestPath(image, "1")); err != nil {
 				return err
 			}
-			layers, err := content.Layers()
-			if err != nil {
-				return err
-			}
-			d, err := layers[0].Digest()
+			layer, err := layerPath(image)
 			if err != nil {
 				return err
 			}
 			if i%1000 == 999 {
 				progress("%d images", i+1)
 			}
-			return serves(ctx, gate, blobPath(image, d.String()))
+			return serves(ctx, gate, layer)
 		})
 	}
 	if err := pulling.Wait(); err != nil {

@@ -13,15 +13,11 @@ import (
 // warm measures what is served from memory and from disk, in turns.
 func warm(ctx context.Context, w *world, r *report) error {
 	byTag, byDigest := manifestPath(w.app, w.app.Tag), manifestPath(w.app, w.app.Digest.String())
-	layers, err := w.large.Content.Layers()
+	layer, err := layerPath(w.large)
 	if err != nil {
 		return err
 	}
-	d, err := layers[0].Digest()
-	if err != nil {
-		return err
-	}
-	large := []string{blobPath(w.large, d.String())}
+	large := []string{layer}
 	var small []string
 	for _, digest := range w.small {
 		small = append(small, blobPath(w.many, digest))
@@ -139,11 +135,7 @@ func memory(ctx context.Context, w *world, r *report) error {
 	if err != nil {
 		return err
 	}
-	layers, err := image.Content.Layers()
-	if err != nil {
-		return err
-	}
-	d, err := layers[0].Digest()
+	layer, err := layerPath(image)
 	if err != nil {
 		return err
 	}
@@ -178,7 +170,7 @@ func memory(ctx context.Context, w *world, r *report) error {
 			}()
 			var clients errgroup.Group
 			for range 64 { // the first of them fills the cache
-				clients.Go(func() error { return download(ctx, gate.url(blobPath(image, d.String())), 1<<30) })
+				clients.Go(func() error { return download(ctx, gate.url(layer), 1<<30) })
 			}
 			if err := clients.Wait(); err != nil {
 				return err

@@ -358,6 +358,16 @@ func manifestPath(image *shipyard.Image, reference string) string {
 	return "/v2/" + image.Repository + "/manifests/" + reference
 }
 
+// layerPath is where the first layer of an image is.
+func layerPath(image *shipyard.Image) (string, error) {
+	layers, err := image.Content.Layers()
+	if err != nil {
+		return "", err
+	}
+	d, err := layers[0].Digest()
+	return blobPath(image, d.String()), err
+}
+
 func blobPath(image *shipyard.Image, digest string) string {
 	return "/v2/" + image.Repository + "/blobs/" + digest
 }
