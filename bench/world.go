@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/trustgate/trustgate/internal/loopback"
 
 	"github.com/trustgate/trustgate/internal/shipyard"
 )
@@ -110,7 +111,7 @@ func (w *world) close() {
 
 // registry starts a distribution registry; more is added to its configuration.
 func (w *world) registry(ctx context.Context, name, more string) (*server, error) {
-	address, err := freeAddress()
+	address, err := loopback.Address()
 	if err != nil {
 		return nil, err
 	}
@@ -225,11 +226,11 @@ func (w *world) vouched(ctx context.Context, repository string, content v1.Image
 // collections that the images can satisfy active, and everything enforced. A
 // name that was used before is the same data again.
 func (w *world) startGate(ctx context.Context, name, upstream string) (*server, error) {
-	address, err := freeAddress()
+	address, err := loopback.Address()
 	if err != nil {
 		return nil, err
 	}
-	admin, err := freeAddress()
+	admin, err := loopback.Address()
 	if err != nil {
 		return nil, err
 	}
@@ -299,7 +300,7 @@ func (w *world) startStatic(ctx context.Context) (err error) {
 			}
 		}
 	}
-	address, err := freeAddress()
+	address, err := loopback.Address()
 	if err != nil {
 		return err
 	}
@@ -335,7 +336,7 @@ http {
 		return err
 	}
 	w.nginx = &server{name: "nginx", address: address, process: p}
-	if address, err = freeAddress(); err != nil {
+	if address, err = loopback.Address(); err != nil {
 		return err
 	}
 	self, err := os.Executable()

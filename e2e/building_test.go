@@ -3,9 +3,9 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -16,14 +16,17 @@ const builderID = "https://ci.example/buildkit"
 // startGit serves the sources of the images over the git protocol, so that
 // BuildKit fetches them and records where from.
 func (w *world) startGit() error {
-	port, err := freePort()
+	var err error
+	if w.gitAddr, err = freeAddress(); err != nil {
+		return err
+	}
+	host, port, err := net.SplitHostPort(w.gitAddr)
 	if err != nil {
 		return err
 	}
-	w.gitAddr = "127.0.0.1:" + strconv.Itoa(port)
 	w.gitRoot = filepath.Join(w.dir, "git")
 	w.git, err = start(w.dir, "git-daemon", w.env, listens("tcp", w.gitAddr), "git", "daemon",
-		"--base-path="+w.gitRoot, "--export-all", "--reuseaddr", "--listen=127.0.0.1", "--port="+strconv.Itoa(port), w.gitRoot)
+		"--base-path="+w.gitRoot, "--export-all", "--reuseaddr", "--listen="+host, "--port="+port, w.gitRoot)
 	return err
 }
 

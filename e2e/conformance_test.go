@@ -3,11 +3,9 @@ package e2e
 import (
 	"bytes"
 	"encoding/xml"
-	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"text/template"
@@ -90,11 +88,10 @@ func TestConformance(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = registry.stop() })
-	port, err := freePort()
+	library, err := freeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}
-	library := "127.0.0.1:" + strconv.Itoa(port)
 	other, err := start(the.dir, "crane-registry", the.env, answers("http://"+library+"/v2/", 200), the.path("crane"), "registry", "serve", "--address", library)
 	if err != nil {
 		t.Fatal(err)
@@ -156,12 +153,12 @@ func conformanceGate(t *testing.T, upstream, mode, push string) *gate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, err := freePort()
+	address, err := freeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := &gate{
-		addr: fmt.Sprintf("127.0.0.1:%d", port), data: filepath.Join(dir, "data"), tmp: filepath.Join(dir, "tmp"),
+		addr: address, data: filepath.Join(dir, "data"), tmp: filepath.Join(dir, "tmp"),
 		config: filepath.Join(dir, "trustgate.yaml"),
 	}
 	if err := os.Mkdir(g.tmp, 0o700); err != nil {

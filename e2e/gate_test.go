@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"testing"
 	"text/template"
@@ -114,14 +113,11 @@ func launch(t testing.TB, configuration *template.Template, values map[string]an
 	if err := os.Mkdir(g.tmp, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	var ports [2]int
-	for i := range ports {
-		if ports[i], err = freePort(); err != nil {
+	for _, address := range []*string{&g.addr, &g.admin} {
+		if *address, err = freeAddress(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	g.addr = "127.0.0.1:" + strconv.Itoa(ports[0])
-	g.admin = "127.0.0.1:" + strconv.Itoa(ports[1])
 	if folder, _ := values["Data"].(string); folder != "" {
 		g.data = folder
 	}

@@ -6,13 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -107,15 +110,28 @@ func (p *process) tail(lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// freePort asks the kernel for a loopback port that nobody listens on.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+// freeAddress is a loopback address that nobody listens on, and a different one
+// each time. The kernel takes ports for outgoing connections above those.
+func freeAddress() (string, error) {
+	for {
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(10_000+int(lastPort.Add(1)%20_000)))
+		l, err := net.Listen("tcp", address)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		return address, l.Close()
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
+
+// lastPort begins elsewhere in every run, of which there may be two.
+var lastPort = func() *atomic.Uint32 {
+	var at atomic.Uint32
+	at.Store(rand.Uint32N(20_000))
+	return &at
+}()
 
 // answers is ready once url gives one of the statuses.
 func answers(url string, statuses ...int) func(context.Context) error {

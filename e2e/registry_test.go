@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -28,11 +27,11 @@ func startRegistry(w *world, name, host, root string) (*registry, error) {
 
 // startRegistryWith adds lines to the registry's configuration.
 func startRegistryWith(w *world, name, host, root, more string) (*registry, error) {
-	port, err := freePort()
+	address, err := freeAddress()
 	if err != nil {
 		return nil, err
 	}
-	r := &registry{addr: "127.0.0.1:" + strconv.Itoa(port), host: host, root: root}
+	r := &registry{addr: address, host: host, root: root}
 	config := filepath.Join(w.dir, name+".yml")
 	err = os.WriteFile(config, fmt.Appendf(nil, `version: 0.1
 log: {level: error, accesslog: {disabled: true}}

@@ -150,7 +150,7 @@ func (r *Remote) count() {
 		Name: "trustgate_decision_log_dropped_total", Help: "Decisions that did not reach OPA's decision log because it was too slow.",
 	})
 	inForce := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "trustgate_policy_bundles_in_force", Help: "1 while the bundles that their servers have are those in force, 0 when they could not be had or were refused.",
+		Name: "trustgate_policy_bundles_in_force", Help: "Whether the bundles that their servers have are those in force (1), or could not be had or were refused (0).",
 	}, func() float64 {
 		if r.Trouble() != "" {
 			return 0

@@ -23,6 +23,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/compile"
 
 	"github.com/trustgate/trustgate/cmd/trustgate/demo"
+	"github.com/trustgate/trustgate/internal/loopback"
 	"github.com/trustgate/trustgate/internal/shipyard"
 )
 
@@ -30,7 +31,13 @@ import (
 // the next, keeps it when a broken one comes, and logs what it decides.
 func TestPolicyFromAServer(t *testing.T) {
 	policies := newBundleServer(t)
-	public, admin := port(t), port(t)
+	var public, admin string
+	for _, address := range []*string{&public, &admin} {
+		var err error
+		if *address, err = loopback.Address(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	scene, err := demo.Set(t.Context(), public, admin)
 	if err != nil {
 		t.Fatal(err)
@@ -98,15 +105,6 @@ func TestCommandsLookAtTheServerOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	command(exitError, "policy.opa: the bundle acme of the policy: ", "policy", "eval", "registry.acme.example/shop:1")
-}
-
-func port(t testing.TB) string {
-	t.Helper()
-	p, err := freePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return "127.0.0.1:" + p
 }
 
 // expect asks until the answer is as it must be, and returns its headers.

@@ -107,7 +107,7 @@ func newReloads(registerer prometheus.Registerer) *reloads {
 	r := &reloads{
 		done: total.WithLabelValues("done"), failed: total.WithLabelValues("failed"),
 		good: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "trustgate_config_in_force", Help: "1 while the configuration on disk is the one in force, 0 after a reload that failed.",
+			Name: "trustgate_config_in_force", Help: "Whether the configuration on disk is the one in force (1), or a reload of it failed (0).",
 		}),
 	}
 	registerer.MustRegister(total, r.good)

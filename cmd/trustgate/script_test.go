@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/trustgate/trustgate/cmd/trustgate/demo"
+	"github.com/trustgate/trustgate/internal/loopback"
 )
 
 func TestMain(m *testing.M) {
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs the program as a person does. The scripts have the scene of
 // the demonstration: $SCENE is the configuration of its gate, which is not
-// running, and $PORT a free port.
+// running, and $GATE and $ADMIN are free addresses.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           filepath.Join("testdata", "script"),
@@ -40,18 +40,15 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Defer(func() { scene.Close() })
-			port, err := freePort()
-			if err != nil {
-				return err
+			for _, name := range []string{"GATE", "ADMIN"} {
+				address, err := loopback.Address()
+				if err != nil {
+					return err
+				}
+				env.Setenv(name, address)
 			}
-			admin, err := freePort()
-			if err != nil {
-				return err
-			}
-			env.Setenv("ADMIN_PORT", admin)
 			env.Setenv("SCENE", scene.Config)
 			env.Setenv("SCENE_DIR", filepath.Dir(scene.Config))
-			env.Setenv("PORT", port)
 			env.Setenv("XDG_DATA_HOME", filepath.Join(env.WorkDir, "share"))
 			return nil
 		},
@@ -64,16 +61,6 @@ func TestScripts(t *testing.T) {
 			"damage":  damageLargest,
 		},
 	})
-}
-
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
 }
 
 // answers STATUS URL waits until a server that is starting gives the status.
@@ -186,7 +173,7 @@ func damageLargest(ts *testscript.TestScript, _ bool, args []string) {
 func TestDemoStaysUp(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	port, err := freePort()
+	address, err := loopback.Address()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +181,7 @@ func TestDemoStaysUp(t *testing.T) {
 	invitation, stderr := io.Pipe()
 	code := make(chan int, 1)
 	go func() {
-		code <- run(ctx, []string{"demo", "--listen", "127.0.0.1:" + port}, strings.NewReader(""), &stdout, stderr)
+		code <- run(ctx, []string{"demo", "--listen", address}, strings.NewReader(""), &stdout, stderr)
 		stderr.Close()
 	}()
 	var said strings.Builder
@@ -204,7 +191,7 @@ func TestDemoStaysUp(t *testing.T) {
 			continue
 		}
 		for path, want := range map[string]int{"/v2/shop/manifests/1": 200, "/v2/orphan/manifests/1": 403} {
-			resp, err := http.Get("http://127.0.0.1:" + port + path)
+			resp, err := http.Get("http://" + address + path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -218,7 +205,7 @@ func TestDemoStaysUp(t *testing.T) {
 	if got := <-code; got != exitServed {
 		t.Errorf("it ended with %d:\n%s%s", got, &stdout, &said)
 	}
-	if !strings.Contains(said.String(), "crane pull --insecure 127.0.0.1:"+port) {
+	if !strings.Contains(said.String(), "crane pull --insecure "+address) {
 		t.Errorf("it does not say what to try:\n%s", &said)
 	}
 }

@@ -52,7 +52,7 @@ func newTrialMetrics(registerer prometheus.Registerer) *trialMetrics {
 			Name: "trustgate_trial_total", Help: "Judgements by the candidate policy of policy.trial, by how they compare with the policy in force.",
 		}, []string{"result"}),
 		broken: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "trustgate_trial_broken", Help: "1 while policy.trial names a candidate that cannot be loaded.",
+			Name: "trustgate_trial_broken", Help: "Whether policy.trial names a candidate that cannot be loaded (1).",
 		}),
 	}
 	for _, result := range []string{"same", "stricter", "weaker", "failed", "missed"} {
@@ -65,8 +65,8 @@ func newTrialMetrics(registerer prometheus.Registerer) *trialMetrics {
 // openTrial loads the candidate, if there is one. One that is broken is reported,
 // and keeps nothing else from working.
 func (s *service) openTrial(ctx context.Context, cfg *config.Config, inForce policy.Options, judge *policy.Engine) *gate.Trial {
-	s.trials.broken.Set(0)
 	if cfg.Policy.Trial == nil {
+		s.trials.broken.Set(0)
 		return nil
 	}
 	candidate, err := policy.Load(ctx, candidateOptions(cfg, inForce))
@@ -75,6 +75,7 @@ func (s *service) openTrial(ctx context.Context, cfg *config.Config, inForce pol
 		s.log.Error("the candidate policy is broken and is not tried; 'trustgate policy trial' says more", zap.Error(err))
 		return nil
 	}
+	s.trials.broken.Set(0)
 	if blind := unseen(candidate, judge); len(blind) > 0 {
 		s.log.Warn("the candidate policy reads what the policy in force does not, so that it is not on record: it is tried as if that were empty", zap.Strings("fields", blind))
 	}
