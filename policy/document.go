@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"reflect"
 	"strings"
 	"sync"
@@ -16,7 +18,7 @@ import (
 // value is the document as the evaluator reads it: what MarshalJSON writes, read
 // back, without a text in between.
 func (in *Input) value() (ast.Value, error) {
-	d := &documentWriter{}
+	d := &documentWriter{signers: map[Signer]*ast.Term{}}
 	t, err := d.term(reflect.ValueOf(in).Elem())
 	if err != nil {
 		return nil, err
@@ -26,6 +28,11 @@ func (in *Input) value() (ast.Value, error) {
 
 type documentWriter struct {
 	bytes int // of the names and texts so far
+
+	// An image, its build, its source and its parents are mostly signed by the same.
+	signers map[Signer]*ast.Term
+	// pairs are the members of the objects that are being written, innermost last.
+	pairs [][2]*ast.Term
 }
 
 func (d *documentWriter) count(n int) error {
@@ -63,9 +70,21 @@ func (d *documentWriter) term(v reflect.Value) (*ast.Term, error) {
 	case reflect.Map:
 		return d.texts(v)
 	case reflect.Struct:
+		if signer, ok := v.Addr().Interface().(*Signer); ok {
+			return d.signer(signer, v)
+		}
 		return d.object(v)
 	}
 	return nil, fmt.Errorf("an input cannot hold a %s", v.Type())
+}
+
+func (d *documentWriter) signer(signer *Signer, v reflect.Value) (*ast.Term, error) {
+	if known := d.signers[*signer]; known != nil {
+		return known, nil
+	}
+	t, err := d.object(v)
+	d.signers[*signer] = t
+	return t, err
 }
 
 func (d *documentWriter) text(s string) (*ast.Term, error) {
@@ -88,7 +107,7 @@ func (d *documentWriter) list(v reflect.Value) (*ast.Term, error) {
 }
 
 func (d *documentWriter) texts(v reflect.Value) (*ast.Term, error) {
-	members := make([][2]*ast.Term, 0, v.Len())
+	outer := len(d.pairs)
 	for entries := v.MapRange(); entries.Next(); {
 		key, err := d.text(entries.Key().String())
 		if err != nil {
@@ -98,14 +117,21 @@ func (d *documentWriter) texts(v reflect.Value) (*ast.Term, error) {
 		if err != nil {
 			return nil, err
 		}
-		members = append(members, [2]*ast.Term{key, value})
+		d.pairs = append(d.pairs, [2]*ast.Term{key, value})
 	}
-	return ast.ObjectTerm(members...), nil
+	return d.close(outer), nil
+}
+
+// close makes an object of the pairs after the first outer ones.
+func (d *documentWriter) close(outer int) *ast.Term {
+	t := ast.ObjectTerm(d.pairs[outer:]...)
+	d.pairs = d.pairs[:outer]
+	return t
 }
 
 func (d *documentWriter) object(v reflect.Value) (*ast.Term, error) {
 	members := membersOf(v.Type())
-	pairs := make([][2]*ast.Term, 0, len(members))
+	outer := len(d.pairs)
 	for _, m := range members {
 		field := v.Field(m.field)
 		if m.omitEmpty && (field.IsZero() || field.Kind() == reflect.Slice && field.Len() == 0) {
@@ -118,9 +144,9 @@ func (d *documentWriter) object(v reflect.Value) (*ast.Term, error) {
 		if err := d.count(len(m.name)); err != nil {
 			return nil, err
 		}
-		pairs = append(pairs, [2]*ast.Term{m.key, value})
+		d.pairs = append(d.pairs, [2]*ast.Term{m.key, value})
 	}
-	return ast.ObjectTerm(pairs...), nil
+	return d.close(outer), nil
 }
 
 // raw reads what somebody else wrote in JSON.
@@ -131,8 +157,8 @@ func (d *documentWriter) raw(text json.RawMessage) (*ast.Term, error) {
 	if err := d.count(len(text)); err != nil {
 		return nil, err
 	}
-	var document any
-	if err := util.UnmarshalJSON(text, &document); err != nil {
+	document, err := readJSON(text)
+	if err != nil {
 		return nil, err
 	}
 	value, err := ast.InterfaceToValue(document)
@@ -140,6 +166,46 @@ func (d *documentWriter) raw(text json.RawMessage) (*ast.Term, error) {
 		return nil, err
 	}
 	return ast.NewTerm(value), nil
+}
+
+// readers are kept for their buffers, which are most of what reading a statement
+// of some kilobytes takes.
+var readers = sync.Pool{New: func() any {
+	r := &jsonReader{}
+	r.decoder = util.NewJSONDecoder(&r.text)
+	return r
+}}
+
+// largestKept is the size in bytes of the texts above which a buffer is not worth
+// keeping.
+const largestKept = 64 << 10
+
+// jsonReader reads one text after another.
+type jsonReader struct {
+	text    bytes.Reader
+	decoder *json.Decoder
+}
+
+// readJSON returns what the text, which is one value and nothing else, says.
+func readJSON(text []byte) (any, error) {
+	r := readers.Get().(*jsonReader)
+	r.text.Reset(text)
+	var document any
+	if err := r.decoder.Decode(&document); err != nil {
+		return nil, err
+	}
+	switch token, err := r.decoder.Token(); {
+	case err == nil:
+		return nil, fmt.Errorf("there is %v after the JSON value", token)
+	case err != io.EOF:
+		return nil, fmt.Errorf("after the JSON value: %w", err)
+	}
+	// Only here is nothing of the text left for the next one to be mixed with.
+	if len(text) <= largestKept {
+		r.text.Reset(nil)
+		readers.Put(r)
+	}
+	return document, nil
 }
 
 // member is a field of a struct of the input.

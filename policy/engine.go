@@ -102,6 +102,7 @@ func Load(ctx context.Context, o Options) (*Engine, error) {
 		deadline:   o.deadline(),
 	}
 	e.rules = withCode(c.rules)
+	c.forget()
 	return e, nil
 }
 

@@ -50,6 +50,16 @@ type material struct {
 	docker  []*dockerbuild.Policy
 }
 
+// forget drops what only compiling needed. An engine is read again at each
+// collection of the heap, which is what the slowest decisions wait for.
+func (m *material) forget() {
+	for i := range m.modules {
+		if parsed := m.modules[i].parsed; parsed != nil {
+			m.modules[i].parsed = &ast.Module{Package: parsed.Package}
+		}
+	}
+}
+
 // read leaves tests unparsed unless they are asked for: one that is broken
 // does not keep the rules from judging.
 func read(ctx context.Context, o Options, capabilities *ast.Capabilities, tests bool) (*material, error) {

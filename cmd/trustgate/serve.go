@@ -23,6 +23,7 @@ import (
 	"github.com/trustgate/trustgate/access"
 	"github.com/trustgate/trustgate/api"
 	"github.com/trustgate/trustgate/cmd/trustgate/config"
+	"github.com/trustgate/trustgate/internal/headroom"
 	"github.com/trustgate/trustgate/oci"
 	"github.com/trustgate/trustgate/proxy"
 )
@@ -45,6 +46,7 @@ registries, keeps its data below the user's data folder, and annotates. Write
 		Args: cobra.NoArgs,
 	}
 	c.RunE = func(c *cobra.Command, _ []string) error {
+		headroom.Hold()
 		cfg, err := loadConfig(c)
 		if err != nil {
 			return err
