@@ -37,7 +37,7 @@ func warm(ctx context.Context, w *world, r *report) error {
 		}
 	}
 	const answers, bytes = "answers/s", "MB/s"
-	for _, m := range []struct {
+	measures := []struct {
 		name, unit, method string
 		connections        int
 		paths              []string
@@ -50,17 +50,20 @@ func warm(ctx context.Context, w *world, r *report) error {
 		{"manifest by tag, GET", answers, "GET", 64, []string{byTag}, all, []goal{{"distribution", atLeast, 40}}},
 		{"blob of 50 MiB, 4 at a time", bytes, "GET", 4, large, files, []goal{{"nginx", atLeast, 0.95}}},
 		{"blobs of 4 KiB", answers, "GET", 64, small, files, []goal{{"nginx", atLeast, 0.5}}},
-	} {
-		row := r.row(m.name, m.unit)
+	}
+	var rows, cpus []*row
+	for _, m := range measures {
+		row, cpu := r.row(m.name, m.unit), r.row(m.name+", CPU", "µs/answer")
 		row.goals = m.goals
-		cpu := r.row(m.name+", CPU", "µs/answer")
-		perGB := cpu
 		if m.unit == bytes {
-			cpu.unit = "ms/GB"
-			cpu.goals = []goal{{"nginx", atMost, 1.2}}
+			cpu.unit, cpu.goals = "ms/GB", []goal{{"nginx", atMost, 1.2}}
 		}
-		for round := range r.options.rounds {
+		rows, cpus = append(rows, row), append(cpus, cpu)
+	}
+	for round := range r.options.rounds {
+		for n, m := range measures { // which are compared with one another too
 			progress("%s, round %d", m.name, round+1)
+			row, cpu := rows[n], cpus[n]
 			for i := range m.of {
 				s := m.of[(i+round)%len(m.of)] // nobody is always the first
 				l, err := w.put(ctx, s, m.connections, r.options.time, m.method, m.paths...)
@@ -69,7 +72,7 @@ func warm(ctx context.Context, w *world, r *report) error {
 				}
 				if m.unit == bytes {
 					row.add(s.name, l.bytes/1e6)
-					perGB.add(s.name, l.cpuPerGB*1e3)
+					cpu.add(s.name, l.cpuPerGB*1e3)
 				} else {
 					row.add(s.name, l.perSecond)
 					cpu.add(s.name, l.cpu*1e6)

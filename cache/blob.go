@@ -208,13 +208,21 @@ func (b *Blob) Wait(ctx context.Context) error {
 // settle gives a complete blob a file of its own, for the sake of sendfile.
 // Without one it goes on reading the fill's.
 func (b *Blob) settle() {
-	if b.cache.root == "" {
-		return
+	// The fill's is unchanged from its end to its last reader.
+	if file, stamp := b.openOwn(b.fill.file); file != nil {
+		b.stored = &stored{stamp: stamp, file: file}
 	}
-	shared := b.fill.file // unchanged from the end of the fill to its last reader
+}
+
+// openOwn opens once more the file that a fill writes, at the place of this
+// reader. It is nil when there is no such file any more.
+func (b *Blob) openOwn(shared *os.File) (*os.File, stamp) {
+	if b.cache.root == "" {
+		return nil, stamp{}
+	}
 	info, err := shared.Stat()
 	if err != nil {
-		return
+		return nil, stamp{}
 	}
 	for _, path := range []string{shared.Name(), b.cache.filePath(blobDataPath(b.fill.digest))} {
 		file, err := os.Open(path)
@@ -224,12 +232,12 @@ func (b *Blob) settle() {
 		own, err := file.Stat()
 		if err == nil && os.SameFile(info, own) {
 			if _, err = file.Seek(b.off, io.SeekStart); err == nil {
-				b.stored = &stored{stamp: fileStamp(own), file: file}
-				return
+				return file, fileStamp(own)
 			}
 		}
 		file.Close()
 	}
+	return nil, stamp{}
 }
 
 // File is the file that a complete blob is read from, at the place that Seek
@@ -266,6 +274,49 @@ func (b *Blob) Read(p []byte) (int, error) {
 	n, err := b.fill.readAt(b.ctx, p, b.off)
 	b.off += int64(n)
 	return n, err
+}
+
+// SendTo writes what Read would return, in the kernel where w can: a blob that is on
+// its way has many readers, and a buffer for each of them is much.
+func (b *Blob) SendTo(w io.Writer) (int64, error) {
+	if b.stored != nil || b.closed {
+		return io.Copy(w, b)
+	}
+	var own *os.File
+	var sent int64
+	for {
+		shared, to, err := b.fill.ahead(b.ctx, b.off)
+		if err == io.EOF {
+			return sent, nil
+		}
+		if err != nil {
+			return sent, err
+		}
+		if own == nil {
+			if own, _ = b.openOwn(shared); own == nil {
+				n, err := io.Copy(w, b)
+				return sent + n, err
+			}
+			defer own.Close()
+		}
+		n, err := io.Copy(w, &io.LimitedReader{R: own, N: to - b.off})
+		b.off += n
+		sent += n
+		if err == nil && n == 0 {
+			err = io.ErrUnexpectedEOF // it was there a moment ago
+		}
+		if err != nil {
+			return sent, err
+		}
+	}
+}
+
+// Content is all of a blob that is kept in memory, or nil. It must not be changed.
+func (b *Blob) Content() []byte {
+	if b.stored == nil {
+		return nil
+	}
+	return b.stored.small
 }
 
 // Seek moves in a complete blob. In another it reports errors.ErrUnsupported:
@@ -317,7 +368,8 @@ type stored struct {
 	stamp stamp
 	file  *os.File // or
 
-	content *bytes.Reader // or, when both are nil:
+	small   []byte        // or
+	content *bytes.Reader // of small; or, when all are nil:
 
 	ctx    context.Context
 	driver storagedriver.StorageDriver

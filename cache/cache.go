@@ -83,7 +83,7 @@ type Cache struct {
 
 	recent   *recent                           // small content
 	verified *lru.Cache[digest.Digest, stamp]  // what this process has hashed, as it was then
-	small    *lru.Cache[digest.Digest, []byte] // of blobs whose files are as verified has them
+	small    *lru.Cache[digest.Digest, *small] // of blobs whose files are as verified has them
 
 	ctx    context.Context // of the fills
 	cancel context.CancelCauseFunc
@@ -136,7 +136,7 @@ func Open(ctx context.Context, o Options) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the cache: %w", err)
 	}
-	kept, _ := lru.New[digest.Digest, []byte](smallKept)
+	kept, _ := lru.New[digest.Digest, *small](smallKept)
 	if o.Now == nil {
 		o.Now = time.Now
 	}

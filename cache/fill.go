@@ -426,27 +426,36 @@ func (f *fill) available() int64 {
 
 // readAt waits until there is something at off.
 func (f *fill) readAt(ctx context.Context, p []byte, off int64) (int, error) {
+	file, to, err := f.ahead(ctx, off)
+	if err != nil {
+		return 0, err
+	}
+	n, err := file.ReadAt(p[:min(int64(len(p)), to-off)], off)
+	if n > 0 {
+		return n, nil
+	}
+	if err == io.EOF { // it was there a moment ago
+		err = io.ErrUnexpectedEOF
+	}
+	return 0, err
+}
+
+// ahead waits until there is something at off, and says in which file and up to
+// where. Behind the last byte it is io.EOF.
+func (f *fill) ahead(ctx context.Context, off int64) (file *os.File, to int64, err error) {
 	for {
 		f.mu.Lock()
 		switch available := f.available(); {
 		case f.err != nil:
 			defer f.mu.Unlock()
-			return 0, f.err
+			return nil, 0, f.err
 		case off < available:
+			defer f.mu.Unlock()
 			f.started = true
-			file := f.file
-			f.mu.Unlock()
-			n, err := file.ReadAt(p[:min(int64(len(p)), available-off)], off)
-			if n > 0 {
-				return n, nil
-			}
-			if err == io.EOF { // it was there a moment ago
-				err = io.ErrUnexpectedEOF
-			}
-			return 0, err
+			return f.file, available, nil
 		case f.verified:
 			f.mu.Unlock()
-			return 0, io.EOF
+			return nil, 0, io.EOF
 		}
 		if f.changed == nil {
 			f.changed = make(chan struct{})
@@ -456,7 +465,7 @@ func (f *fill) readAt(ctx context.Context, p []byte, off int64) (int, error) {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return 0, context.Cause(ctx)
+			return nil, 0, context.Cause(ctx)
 		}
 	}
 }

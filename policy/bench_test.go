@@ -56,7 +56,7 @@ func BenchmarkDecide(b *testing.B) {
 				judged.Signatures, want = nil, policy.Block
 				judged.Build.Verified = false
 			}
-			headroom.Hold() // as the program does
+			headroom.Keep() // as the program does
 			engine := load(collections...)
 			b.ReportAllocs()
 			var took []time.Duration

@@ -59,6 +59,10 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, repository oci.Re
 			return err
 		}
 	}
+	if content := blob.Content(); content != nil && r.Header["Range"] == nil && r.Header["If-Match"] == nil {
+		writeBody(w, r, http.StatusOK, content)
+		return nil
+	}
 	if blob.Complete() {
 		http.ServeContent(w, r, "", time.Time{}, blob)
 		return nil
@@ -71,7 +75,7 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, repository oci.Re
 // and never looks whole. Before anything was sent it can still be told why.
 func (h *Handler) stream(w http.ResponseWriter, r *http.Request, blob *cache.Blob) error {
 	w.Header()["Content-Length"] = []string{strconv.FormatInt(blob.Size(), 10)}
-	if n, err := io.Copy(w, blob); err != nil {
+	if n, err := blob.SendTo(w); err != nil {
 		if n == 0 && r.Context().Err() == nil && !started(w) {
 			return err
 		}

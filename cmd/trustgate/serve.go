@@ -46,7 +46,7 @@ registries, keeps its data below the user's data folder, and annotates. Write
 		Args: cobra.NoArgs,
 	}
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		headroom.Hold()
+		headroom.Keep()
 		cfg, err := loadConfig(c)
 		if err != nil {
 			return err
