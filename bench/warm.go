@@ -91,6 +91,7 @@ func warm(ctx context.Context, w *world, r *report) error {
 func heads(ctx context.Context, w *world, r *report, path string) error {
 	const gets, heads = "manifest by tag, GET by a slower client", "manifest by tag, HEAD by the same"
 	rows := map[string]*row{http.MethodGet: r.row(gets, "answers/s"), http.MethodHead: r.row(heads, "answers/s")}
+	cpus := map[string]*row{http.MethodGet: r.row(gets+", CPU", "µs/answer"), http.MethodHead: r.row(heads+", CPU", "µs/answer")}
 	for round := range r.options.rounds {
 		progress("GET and HEAD, round %d", round+1)
 		for _, s := range []*server{w.gate, w.distribution} {
@@ -102,10 +103,12 @@ func heads(ctx context.Context, w *world, r *report, path string) error {
 					return err
 				}
 				rows[method].add(s.name, l.perSecond)
+				cpus[method].add(s.name, l.cpu*1e6)
 			}
 		}
 	}
 	r.compare(heads, gets, atLeast, 1)
+	r.compare(heads+", CPU", gets+", CPU", atMost, 1)
 	return nil
 }
 

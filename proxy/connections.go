@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"io"
@@ -36,10 +37,15 @@ func (c *Connections) Attach(server *http.Server, listener net.Listener) net.Lis
 		if before != nil {
 			ctx = before(ctx, conn)
 		}
-		if wrapped, ok := conn.(*tls.Conn); ok {
+		wrapped, encrypted := conn.(*tls.Conn)
+		if encrypted {
 			conn = wrapped.NetConn()
 		}
-		if bounded, ok := conn.(*connection); ok && bounded.spare {
+		bounded, ok := conn.(*connection)
+		if ok && !encrypted {
+			ctx = context.WithValue(ctx, plainKey{}, bounded)
+		}
+		if ok && bounded.spare {
 			ctx = context.WithValue(ctx, spareKey{}, c.Limit)
 		}
 		return ctx
@@ -56,7 +62,10 @@ func (c *Connections) Attach(server *http.Server, listener net.Listener) net.Lis
 	return &boundedListener{Listener: listener, c: c, closed: make(chan struct{})}
 }
 
-type spareKey struct{}
+type (
+	spareKey struct{}
+	plainKey struct{}
+)
 
 // turnAway answers who is connected beyond the limit.
 func turnAway(next http.Handler) http.Handler {
@@ -126,6 +135,31 @@ type connection struct {
 	net.Conn
 	spare   bool
 	release func()
+
+	gathered *bytes.Buffer // what waits for the rest of an answer; mostly nil
+}
+
+var gathering = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// gather keeps what is written until send.
+func (c *connection) gather() { c.gathered = gathering.Get().(*bytes.Buffer) }
+
+// send writes what was gathered at once.
+func (c *connection) send() error {
+	whole := c.gathered
+	c.gathered = nil
+	_, err := c.Conn.Write(whole.Bytes())
+	whole.Reset()
+	gathering.Put(whole)
+	return err
+}
+
+// Write implements net.Conn.
+func (c *connection) Write(p []byte) (int, error) {
+	if c.gathered != nil {
+		return c.gathered.Write(p)
+	}
+	return c.Conn.Write(p)
 }
 
 // Close implements net.Conn.
@@ -158,6 +192,7 @@ const atOnce = 1 << 20
 func (c *Connections) steadily(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s := &steadyAnswer{ResponseWriter: w, control: http.NewResponseController(w), time: c.Patience}
+		s.plain, _ = r.Context().Value(plainKey{}).(*connection)
 		if r.ContentLength != 0 {
 			// What the last answer on this connection left does not count while a
 			// client waits to be told that it may send.
@@ -172,7 +207,8 @@ type steadyAnswer struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	time    time.Duration
-	written int // bytes since the last extension
+	written int         // bytes since the last extension
+	plain   *connection // unless it is encrypted
 }
 
 func (s *steadyAnswer) extend() {
@@ -182,13 +218,29 @@ func (s *steadyAnswer) extend() {
 // held is less than what net/http gathers before it sends.
 const held = 2 << 10
 
-// Write implements io.Writer.
+// gatherMost is the size in bytes of the answers that are not worth another copy.
+const gatherMost = 64 << 10
+
+// Write implements io.Writer. What net/http would send in two parts, since its
+// buffer is small, is sent at once if it is all that there is.
 func (s *steadyAnswer) Write(p []byte) (int, error) {
 	if s.written += len(p); s.written >= held {
 		s.written = 0
 		s.extend()
 	}
-	return s.ResponseWriter.Write(p)
+	whole := s.Header()["Content-Length"]
+	if s.plain == nil || len(p) < held || len(p) > gatherMost || len(whole) != 1 || whole[0] != strconv.Itoa(len(p)) {
+		return s.ResponseWriter.Write(p)
+	}
+	s.plain.gather()
+	n, err := s.ResponseWriter.Write(p)
+	if err == nil {
+		err = s.control.Flush()
+	}
+	if sendErr := s.plain.send(); err == nil {
+		err = sendErr
+	}
+	return n, err
 }
 
 // ReadFrom implements io.ReaderFrom, in parts.

@@ -3,12 +3,14 @@ package proxy_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +21,26 @@ import (
 	"github.com/trustgate/trustgate/internal/stage"
 	"github.com/trustgate/trustgate/proxy"
 )
+
+type countingListener struct {
+	net.Listener
+	written *atomic.Int64
+}
+
+func (l countingListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	return countingConn{conn, l.written}, err
+}
+
+type countingConn struct {
+	net.Conn
+	written *atomic.Int64
+}
+
+func (c countingConn) Write(p []byte) (int, error) {
+	c.written.Add(1)
+	return c.Conn.Write(p)
+}
 
 // Each limit has an answer of its own that says which one it was and what to do.
 // That two thousand clients get by within them is shown in e2e.
@@ -67,6 +89,43 @@ func TestLimits(t *testing.T) {
 					}
 					if try > 1000 {
 						t.Fatalf("a place that was left is not taken: %s", a.Status)
+					}
+				}
+			})
+		}
+	})
+
+	// What net/http would send in parts goes out at once, and is the same.
+	t.Run("small answers", func(t *testing.T) {
+		s := s.For(t)
+		for _, protocol := range protocols {
+			t.Run(protocol, func(t *testing.T) {
+				s := s.For(t)
+				var written atomic.Int64
+				f := serve(s, protocol, handlerFor(s, g), func(server *httptest.Server) {
+					server.Listener = (&proxy.Connections{Limit: 100}).Attach(server.Config, countingListener{server.Listener, &written})
+				})
+				for i, size := range []int{1, 2047, 2048, 4096, 16 << 10, 16<<10 + 1, 40_000} {
+					repository := fmt.Sprintf("sized/%d", size)
+					_, d := carrying(s, repository, noise(size, byte(70+i)))
+					f.get(f.path(repository, "manifests", "1"))
+					path := f.path(repository, "blobs", d.String())
+					f.get(path).served(d)
+					if a := f.get(path, "Range", "bytes=0-0"); a.StatusCode != http.StatusPartialContent || len(a.body) != 1 {
+						t.Errorf("%d bytes, the first of them: %s, %q", size, a.Status, a.body)
+					}
+					f.head(path)
+					// From memory, once its file is where it belongs.
+					for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+						before := written.Load()
+						f.get(path).served(d)
+						parts := written.Load() - before
+						if parts == 1 || size > 16<<10 || protocol != "HTTP/1.1" {
+							break
+						}
+						if time.Now().After(deadline) {
+							t.Fatalf("%d bytes are sent in %d parts", size, parts)
+						}
 					}
 				}
 			})
