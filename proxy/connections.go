@@ -144,13 +144,17 @@ var gathering = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 // gather keeps what is written until send.
 func (c *connection) gather() { c.gathered = gathering.Get().(*bytes.Buffer) }
 
-// send writes what was gathered at once.
+// send writes what was gathered at once, or ends the connection: net/http, which
+// takes it for written, would let another answer follow a part of this one.
 func (c *connection) send() error {
 	whole := c.gathered
 	c.gathered = nil
 	_, err := c.Conn.Write(whole.Bytes())
 	whole.Reset()
 	gathering.Put(whole)
+	if err != nil {
+		c.Close()
+	}
 	return err
 }
 

@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
@@ -154,6 +156,39 @@ func TestLimits(t *testing.T) {
 				t.Fatal("it keeps its place")
 			}
 			time.Sleep(20 * time.Millisecond)
+		}
+	})
+
+	t.Run("a client that asks again and does not take its answers", func(t *testing.T) {
+		s := s.For(t)
+		_, d := carrying(s, "piped", noise(16<<10, 62))
+		f := serve(s, "HTTP/1.1", handlerFor(s, g), func(server *httptest.Server) {
+			server.Listener = (&proxy.Connections{Limit: 2, Patience: 300 * time.Millisecond}).Attach(server.Config, server.Listener)
+		})
+		f.get(f.path("piped", "manifests", "1"))
+		path := f.path("piped", "blobs", d.String())
+		f.get(path).served(d)
+		conn, err := net.Dial("tcp", f.server.Listener.Addr().String())
+		s.Must(err)
+		defer conn.Close()
+		go io.WriteString(conn, strings.Repeat("GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n", 4000))
+		time.Sleep(time.Second) // longer than anybody's patience
+		whole := 0
+		for answers := bufio.NewReader(conn); ; whole++ {
+			resp, err := http.ReadResponse(answers, nil)
+			if err != nil {
+				break
+			}
+			raw, err := io.ReadAll(resp.Body)
+			if err != nil {
+				break
+			}
+			if got := digest.FromBytes(raw); resp.StatusCode != http.StatusOK || got != d {
+				t.Fatalf("after %d answers: %s with %s", whole, resp.Status, got)
+			}
+		}
+		if whole == 4000 {
+			t.Error("it got everything: it was never cut off")
 		}
 	})
 
