@@ -81,6 +81,7 @@ func (e *Engine) Explain(ctx context.Context, input *Input, o ExplainOptions) (*
 		return nil, err
 	}
 	defer e.compiled.store.Abort(ctx, txn)
+	defer e.compiled.alone()() // to the end: whoever watches reads terms too
 	x := &explaining{Engine: e, input: ast.NewTerm(value), document: input, txn: txn, options: o, fired: map[string][]Fired{}}
 	for _, m := range e.compiled.live() {
 		if err := x.module(ctx, m); err != nil {
@@ -221,7 +222,6 @@ func (x *explaining) run(ctx context.Context, one *ran, input *ast.Term) error {
 	if x.options.Trace {
 		query = query.WithQueryTracer(steps)
 	}
-	defer x.compiled.alone()()
 	err := query.Iter(ctx, func(result topdown.QueryResult) error {
 		code, msg := cmp.Or(one.foreign, one.pkg), ""
 		finding := result["finding"]

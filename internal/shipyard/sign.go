@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
@@ -207,12 +208,15 @@ func Provenance(builder, repository, revision string, materials ...*Image) map[s
 const ProvenanceType = "https://slsa.dev/provenance/v1"
 
 // PGP is an OpenPGP key.
-type PGP struct{ entity *openpgp.Entity }
+type PGP struct {
+	mu     sync.Mutex // signing writes what it found out about the key into it
+	entity *openpgp.Entity
+}
 
 // NewPGP makes a key for the user id.
 func NewPGP(name, email string) (*PGP, error) {
 	entity, err := openpgp.NewEntity(name, "", email, nil)
-	return &PGP{entity}, err
+	return &PGP{entity: entity}, err
 }
 
 // Public is the armored public key.
@@ -238,6 +242,8 @@ func (p *PGP) Sign(d digest.Digest, reference string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var out bytes.Buffer
 	w, err := openpgp.Sign(&out, []*openpgp.Entity{p.entity}, nil, nil)
 	if err != nil {
