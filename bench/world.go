@@ -17,8 +17,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/trustgate/trustgate/internal/loopback"
 
+	"github.com/trustgate/trustgate/internal/loopback"
 	"github.com/trustgate/trustgate/internal/shipyard"
 )
 

@@ -24,6 +24,20 @@ import (
 	"github.com/trustgate/trustgate/proxy"
 )
 
+// impatient is a front that soon cuts off whoever takes nothing. The blob at the path
+// was served by it once.
+func impatient(s *stage.Stage, g proxy.Gate, repository string, raw []byte, limit int) (f *front, path string, d digest.Digest) {
+	s.Helper()
+	_, d = carrying(s, repository, raw)
+	f = serve(s, "HTTP/1.1", handlerFor(s, g), func(server *httptest.Server) {
+		server.Listener = (&proxy.Connections{Limit: limit, Patience: 300 * time.Millisecond}).Attach(server.Config, server.Listener)
+	})
+	f.get(f.path(repository, "manifests", "1"))
+	path = f.path(repository, "blobs", d.String())
+	f.get(path).served(d)
+	return f, path, d
+}
+
 type countingListener struct {
 	net.Listener
 	written *atomic.Int64
@@ -136,13 +150,7 @@ func TestLimits(t *testing.T) {
 
 	t.Run("a client that does not take its answer", func(t *testing.T) {
 		s := s.For(t)
-		_, d := carrying(s, "large", noise(16<<20, 60))
-		f := serve(s, "HTTP/1.1", handlerFor(s, g), func(server *httptest.Server) {
-			server.Listener = (&proxy.Connections{Limit: 1, Patience: 300 * time.Millisecond}).Attach(server.Config, server.Listener)
-		})
-		f.get(f.path("large", "manifests", "1"))
-		path := f.path("large", "blobs", d.String())
-		f.get(path).served(d)
+		f, path, _ := impatient(s, g, "large", noise(16<<20, 60), 1)
 		f.client.CloseIdleConnections()
 		conn, err := net.Dial("tcp", f.server.Listener.Addr().String())
 		s.Must(err)
@@ -161,13 +169,7 @@ func TestLimits(t *testing.T) {
 
 	t.Run("a client that asks again and does not take its answers", func(t *testing.T) {
 		s := s.For(t)
-		_, d := carrying(s, "piped", noise(16<<10, 62))
-		f := serve(s, "HTTP/1.1", handlerFor(s, g), func(server *httptest.Server) {
-			server.Listener = (&proxy.Connections{Limit: 2, Patience: 300 * time.Millisecond}).Attach(server.Config, server.Listener)
-		})
-		f.get(f.path("piped", "manifests", "1"))
-		path := f.path("piped", "blobs", d.String())
-		f.get(path).served(d)
+		f, path, d := impatient(s, g, "piped", noise(16<<10, 62), 2)
 		conn, err := net.Dial("tcp", f.server.Listener.Addr().String())
 		s.Must(err)
 		defer conn.Close()
