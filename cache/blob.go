@@ -37,7 +37,7 @@ func (c *Cache) Blob(ctx context.Context, d oci.Descriptor, fetch Fetch) (*Blob,
 			return nil, err
 		}
 		if blob != nil {
-			c.Used(d.Digest)
+			c.Used(d.Digest, c.options.Now())
 			return blob, nil
 		}
 		f, err := c.join(d, fetch)
@@ -155,7 +155,7 @@ func follow(ctx context.Context, c *Cache, f *fill) (*Blob, error) {
 		b.Close()
 		return nil, err
 	}
-	c.Used(f.digest)
+	c.Used(f.digest, c.options.Now())
 	return b, nil
 }
 

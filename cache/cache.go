@@ -236,7 +236,7 @@ func (c *Cache) Bytes(ctx context.Context, d digest.Digest, limit int64) ([]byte
 	if int64(len(raw)) > limit {
 		return nil, fmt.Errorf("%w: %s has more than %d bytes", ErrLength, d, limit)
 	}
-	c.Used(d)
+	c.Used(d, c.options.Now())
 	return bytes.Clone(raw), nil
 }
 
@@ -287,7 +287,7 @@ func (c *Cache) PutBytes(ctx context.Context, d digest.Digest, raw []byte) error
 		c.grew(int64(len(raw)))
 	}
 	c.recent.add(d, bytes.Clone(raw))
-	c.Used(d)
+	c.Used(d, c.options.Now())
 	return nil
 }
 

@@ -42,7 +42,7 @@ func TestTheLeastRecentlyUsedGoesFirst(t *testing.T) {
 			s.pull(c, app, fmt.Sprint("v", i), images[i])
 		}
 		s.pull(c, app, "v0", images[0]) // again
-		c.Used(images[1].Digest)        // whose layers the client has
+		c.Used(images[1].Digest, s.now()) // whose layers the client has
 
 		would := prune(s, c, cache.Pruning{To: 2*layer + layer/2, DryRun: true})
 		if len(would.Unlinked) != 2 || len(s.served()) != 8 {

@@ -44,14 +44,13 @@ type uses struct {
 
 // Used says that somebody asked for content which may be in the cache. Blob and
 // Bytes say it themselves; whoever keeps content in memory says it for that.
-func (c *Cache) Used(d digest.Digest) {
-	now := c.options.Now().UnixNano()
+func (c *Cache) Used(d digest.Digest, at time.Time) {
 	u := &c.uses
 	u.mu.Lock()
 	if u.at == nil {
 		u.at = map[digest.Digest]int64{}
 	}
-	u.at[d] = now
+	u.at[d] = at.UnixNano()
 	u.mu.Unlock()
 }
 

@@ -126,6 +126,7 @@ type Gate struct {
 
 	flights   flights
 	memo      *memo
+	reads     []string // of a request, what the rules read
 	warmth    *warmth
 	findings  *findingsMemo
 	tags      *lru.Cache[string, resolved]
@@ -175,6 +176,7 @@ func New(options Options) (*Gate, error) {
 		}
 		g.routes[route.Registry] = route
 	}
+	g.reads = g.Judge.RequestFields()
 	g.warmth = newWarmth()
 	g.memo = newMemo(memoEntries, g.changed)
 	g.findings = newFindingsMemo(memoEntries, min(5*time.Second, g.Lifetimes.Block/2), g.Now)
@@ -240,8 +242,9 @@ type Request struct {
 func (g *Gate) Admit(ctx context.Context, req Request) (*Admission, error) {
 	key := warmKey{req.Reference, g.clientFor(req.Client)}
 	if !req.Fresh {
-		if admission := g.standing(key, g.Now()); admission != nil {
-			g.pulled(admission, req.Client)
+		now := g.Now()
+		if admission := g.standing(key, now); admission != nil {
+			g.pulled(admission, req.Client, now)
 			return admission, nil
 		}
 	}
@@ -266,14 +269,14 @@ func (g *Gate) Admit(ctx context.Context, req Request) (*Admission, error) {
 		return nil, err
 	}
 	g.keepWarm(key, admission, changes)
-	g.pulled(admission, req.Client)
+	g.pulled(admission, req.Client, g.Now())
 	return admission, nil
 }
 
-func (g *Gate) pulled(a *Admission, by policy.Client) {
-	g.Cache.Used(a.Reference.Digest()) // whose bytes came from memory
+func (g *Gate) pulled(a *Admission, by policy.Client, at time.Time) {
+	g.Cache.Used(a.Reference.Digest(), at) // whose bytes came from memory
 	if a.Verdict.ID != "" {
-		g.Ledger.CountPull(a.Verdict.ID, pullClient(by), g.Now())
+		g.Ledger.CountPull(a.Verdict.ID, pullClient(by), at)
 	}
 	g.trial.offer(a) // what found no place is offered again
 }

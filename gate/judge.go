@@ -45,7 +45,7 @@ func (g *Gate) admit(ctx context.Context, n node) (*Admission, error) {
 	}
 	key := g.key(n)
 	if a := g.memo.get(key); g.stands(a, n) {
-		if g.shouldRevalidate(a) {
+		if a.shouldRevalidate(g.Now()) {
 			g.revalidate(n, key)
 		}
 		return a, nil
@@ -80,8 +80,8 @@ func (g *Gate) stands(a *Admission, n node) bool {
 
 // shouldRevalidate says whether a served image is so near the end of its
 // verdict that the next one should be made before a client has to wait for it.
-func (g *Gate) shouldRevalidate(a *Admission) bool {
-	return !a.Verdict.Blocked() && a.Verdict.ID != "" && a.Verdict.ExpiresAt.Sub(g.Now()) < a.Verdict.ExpiresAt.Sub(a.Verdict.JudgedAt)/5
+func (a *Admission) shouldRevalidate(now time.Time) bool {
+	return !a.Verdict.Blocked() && a.Verdict.ID != "" && a.Verdict.ExpiresAt.Sub(now) < a.Verdict.ExpiresAt.Sub(a.Verdict.JudgedAt)/5
 }
 
 func (g *Gate) revalidate(n node, key string) {

@@ -120,7 +120,7 @@ func (g *Gate) keyUnder(n node, policyRevision string) string {
 // of the input, so that what is recorded is what was decided upon.
 func (g *Gate) clientFor(c policy.Client) policy.Client {
 	var seen policy.Client
-	for _, name := range g.Judge.RequestFields() {
+	for _, name := range g.reads {
 		switch name {
 		case "client.identity":
 			seen.Identity = c.Identity
@@ -135,7 +135,7 @@ func (g *Gate) clientFor(c policy.Client) policy.Client {
 
 // readsClient says whether two clients can get different verdicts.
 func (g *Gate) readsClient() bool {
-	return slices.ContainsFunc(g.Judge.RequestFields(), func(field string) bool { return strings.HasPrefix(field, "client") })
+	return slices.ContainsFunc(g.reads, func(field string) bool { return strings.HasPrefix(field, "client") })
 }
 
 // findingsMemo shares evidence between the judgements of one pull: a client

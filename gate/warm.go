@@ -49,7 +49,7 @@ func (g *Gate) standing(key warmKey, now time.Time) *Admission {
 	if !ok || w.changes != g.forgotten.changes.Load() ||
 		w.policy != g.Judge.Revision() || w.trust != g.Trust.Revision ||
 		key.ref.Tag() != "" && !within(now, w.tag.from, w.tag.until) ||
-		!w.admission.live(now) || g.shouldRevalidate(w.admission) ||
+		!w.admission.live(now) || w.admission.shouldRevalidate(now) ||
 		w.removals != g.removals(now) {
 		return nil
 	}

@@ -117,10 +117,25 @@ func (r Reference) Familiar() string {
 
 // WithTag names another tag of the same repository and drops the digest.
 func (r Reference) WithTag(tag string) (Reference, error) {
-	if !reference.TagRegexp.MatchString(tag) || reference.TagRegexp.FindString(tag) != tag {
+	if !isTag(tag) {
 		return Reference{}, fmt.Errorf("%w: %q is not a tag", ErrReference, clip(tag, 160))
 	}
 	return Reference{registry: r.registry, repository: r.repository, tag: tag}, nil
+}
+
+// isTag says what [reference.TagRegexp] says of the whole, of every pull by tag.
+//
+// https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-manifests
+func isTag(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_':
+		case i > 0 && (c == '.' || c == '-'):
+		default:
+			return false
+		}
+	}
+	return 0 < len(s) && len(s) <= 128
 }
 
 // WithDigest pins r to a digest and keeps its tag: the tag is how the person

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/trustgate/trustgate/oci"
@@ -242,7 +243,14 @@ func FuzzParseReference(f *testing.F) {
 	} {
 		f.Add(s)
 	}
+	for _, tag := range []string{"v1.2-rc_3", ".v1", "-v1", "_", "v1\n", "é", strings.Repeat("a", 128), strings.Repeat("a", 129)} {
+		f.Add(tag)
+	}
 	f.Fuzz(func(t *testing.T, s string) {
+		_, err := oci.Reference{}.WithTag(s)
+		if is := s != "" && reference.TagRegexp.FindString(s) == s; is != (err == nil) {
+			t.Fatalf("%q as a tag: %v", s, err)
+		}
 		ref, err := oci.ParseReference(s)
 		if err != nil {
 			if !ref.IsZero() || !errors.Is(err, oci.ErrReference) {

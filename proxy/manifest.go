@@ -36,8 +36,8 @@ func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, repository oc
 	if !accepts(r.Header.Values("Accept"), m.MediaType) {
 		return fmt.Errorf("%s is an %s: %w", ref, m.MediaType, errNotAccepted)
 	}
-	tell(w.Header(), admission)
 	header := w.Header()
+	tell(header, admission)
 	header["Content-Type"] = []string{m.MediaType}
 	header["Docker-Content-Digest"] = []string{m.Digest.String()}
 	header["Etag"] = []string{`"` + m.Digest.String() + `"`}
@@ -109,7 +109,7 @@ func tell(header http.Header, a *gate.Admission) {
 	header["Trustgate-Verdict"] = []string{string(a.Verdict.Action)}
 	header["Trustgate-Decision-Id"] = []string{a.Verdict.ID}
 	if a.Source != nil && a.Source.URL != "" {
-		header.Add("Link", "<"+headerText(a.Source.URL)+`>; rel="source"`)
+		header["Link"] = []string{"<" + headerText(a.Source.URL) + `>; rel="source"`}
 	}
 	if a.Verdict.Action == policy.Annotate {
 		for _, warning := range warnings(a) {
@@ -152,6 +152,9 @@ func warning(text string) string {
 
 // headerText makes text fit for a header: printable ASCII in one line.
 func headerText(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) < 0 {
+		return s
+	}
 	s = strings.ReplaceAll(strings.ReplaceAll(s, "→", "->"), "…", "...")
 	return strings.Map(func(r rune) rune {
 		switch {

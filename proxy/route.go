@@ -188,29 +188,30 @@ func parse(u *url.URL) (call, error) {
 			return none, errNoSuchCall
 		}
 	}
-	parts := strings.Split(rest, "/")
-	n := len(parts)
-	if n < 3 {
+	head, last, _ := cutLast(rest)
+	name, kind, ok := cutLast(head)
+	if !ok {
 		return none, errNoSuchCall
 	}
+	c := call{name: name, reference: last}
 	if extended {
-		if parts[n-2] != "signatures" {
+		if c.operation = opSignatures; kind != "signatures" {
 			return none, errNoSuchCall
 		}
-		return call{operation: opSignatures, name: strings.Join(parts[:n-2], "/"), reference: parts[n-1]}, nil
+		return c, nil
 	}
-	for _, blobs := range []int{n - 3, n - 2} { // with an upload's id or a slash after it, and without
-		if blobs > 0 && parts[blobs] == "blobs" && parts[blobs+1] == "uploads" {
-			id := strings.Join(parts[blobs+2:], "")
-			return call{operation: opUpload, name: strings.Join(parts[:blobs], "/"), reference: id}, nil
-		}
-	}
-	c := call{name: strings.Join(parts[:n-2], "/"), reference: parts[n-1]}
-	switch parts[n-2] {
+	switch kind {
 	case "manifests":
 		c.operation = opManifest
+	case "uploads": // with an id, or just a slash after it
+		if c.operation, ok = opUpload, strings.HasSuffix(name, "/blobs"); !ok {
+			return none, errNoSuchCall
+		}
+		c.name = strings.TrimSuffix(name, "/blobs")
 	case "blobs":
-		c.operation = opBlob
+		if c.operation = opBlob; last == "uploads" {
+			c.operation, c.reference = opUpload, ""
+		}
 	case "referrers":
 		c.operation = opReferrers
 	case "tags":
@@ -223,9 +224,17 @@ func parse(u *url.URL) (call, error) {
 	return c, nil
 }
 
+// cutLast cuts a path at its last slash, if there is one.
+func cutLast(path string) (before, after string, found bool) {
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		return path[:i], path[i+1:], true
+	}
+	return "", path, false
+}
+
 func hidesSeparators(u *url.URL) bool {
 	if u.RawPath == "" { // it was written as one would write it
-		return strings.ContainsAny(u.Path, `%\`)
+		return strings.IndexByte(u.Path, '%') >= 0 || strings.IndexByte(u.Path, '\\') >= 0
 	}
 	escaped := strings.ToLower(u.EscapedPath())
 	return strings.Contains(escaped, "%2f") || strings.Contains(escaped, "%25") || strings.Contains(escaped, "%5c")
