@@ -30,7 +30,8 @@ func coldBlobs(ctx context.Context, w *world, r *report) error {
 	servers := []*server{w.gate, w.distribution}
 	layers := map[*server][]string{}
 	progress("publishing cold blobs")
-	for round := range r.options.rounds {
+	rounds := manyFor * r.options.rounds
+	for round := range rounds {
 		for _, s := range servers {
 			image, err := w.noise(ctx, fmt.Sprintf("cold-%d-%s", round, s.name), size, 1)
 			if err != nil {
@@ -47,8 +48,8 @@ func coldBlobs(ctx context.Context, w *world, r *report) error {
 		}
 	}
 	runtime.GC()
-	for round := range r.options.rounds {
-		progress("cold blob, round %d", round+1)
+	progress("cold blobs")
+	for round := range rounds {
 		for i := range servers {
 			s := servers[(i+round)%2]
 			layer := layers[s][round]

@@ -2,7 +2,7 @@
 # Installs the Debian packages that the measurements need beside those of e2e.
 set -eu
 missing=
-for package in wrk nginx-light; do
+for package in wrk curl nginx-light; do
 	case $(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true) in
 	installed) ;;
 	*) missing="$missing $package" ;;

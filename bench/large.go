@@ -50,7 +50,7 @@ func largeLedger(ctx context.Context, w *world, r *report) error {
 		servers := []*server{gate, w.gate}
 		for i := range servers {
 			s := servers[(i+round)%2]
-			l, err := w.put(ctx, s, 64, r.options.time, "GET", byDigest)
+			l, err := w.put(ctx, s, 64, r.options.time, byDigest)
 			if err != nil {
 				return err
 			}

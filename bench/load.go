@@ -33,10 +33,10 @@ type load struct {
 }
 
 // put runs wrk against a server with so many connections.
-func (w *world) put(ctx context.Context, on *server, connections int, during time.Duration, method string, paths ...string) (load, error) {
+func (w *world) put(ctx context.Context, on *server, connections int, during time.Duration, paths ...string) (load, error) {
 	args := []string{
 		"-t1", fmt.Sprintf("-c%d", connections), fmt.Sprintf("-d%ds", max(1, int(during.Seconds()))), "--timeout", "30s",
-		"-s", w.file("wrk.lua"), on.url(paths[0]), "--", method,
+		"-s", w.file("wrk.lua"), on.url(paths[0]), "--",
 	}
 	if len(paths) > 1 {
 		args = append(args, paths...)
@@ -69,6 +69,31 @@ func (w *world) put(ctx context.Context, on *server, connections int, during tim
 		l.latency = append(l.latency, time.Duration(micros)*time.Microsecond)
 	}
 	return l, nil
+}
+
+// pull is put with so many clients of their own, each of which reads a blob of the size
+// again and again: one thread of wrk is slower than what it asks.
+func (w *world) pull(ctx context.Context, on *server, clients int, during time.Duration, path string, size int64) (load, error) {
+	before, began := on.process.cpu(), time.Now()
+	var pulled atomic.Int64
+	var running errgroup.Group
+	for range clients {
+		running.Go(func() error {
+			for time.Since(began) < during {
+				const times = 16
+				out, err := exec.CommandContext(ctx, "curl", "-sS", "--fail", "-o", os.DevNull, "-w", "%{size_download}\n",
+					on.url(path)+fmt.Sprintf("#[1-%d]", times)).CombinedOutput()
+				if err != nil || string(out) != strings.Repeat(fmt.Sprintln(size), times) {
+					return fmt.Errorf("pulling %s from %s: %w\n%s", path, on.name, err, out)
+				}
+				pulled.Add(times * size)
+			}
+			return nil
+		})
+	}
+	err := running.Wait()
+	bytes := float64(pulled.Load())
+	return load{bytes: bytes / time.Since(began).Seconds(), cpuPerGB: (on.process.cpu() - before).Seconds() / bytes * 1e9}, err
 }
 
 // ask is put with a client of its own, which is slower: wrk waits for the body of

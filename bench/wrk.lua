@@ -1,11 +1,10 @@
--- Arguments: the method, and the paths if there are several of them to ask for in turn.
+-- Arguments: the paths, if there are several of them to ask for in turn.
 wrk.headers["Accept"] = "application/vnd.oci.image.manifest.v1+json"
 
 function init(args)
-  wrk.method = args[1]
-  if #args > 1 then
+  if #args > 0 then
     local wanted, n = {}, 0
-    for i = 2, #args do wanted[i - 1] = wrk.format(nil, args[i]) end
+    for i = 1, #args do wanted[i] = wrk.format(nil, args[i]) end
     request = function()
       n = n % #wanted + 1
       return wanted[n]

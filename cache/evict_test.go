@@ -41,7 +41,7 @@ func TestTheLeastRecentlyUsedGoesFirst(t *testing.T) {
 			images = append(images, s.image(s.blob(fmt.Sprint("layer", i), layer)))
 			s.pull(c, app, fmt.Sprint("v", i), images[i])
 		}
-		s.pull(c, app, "v0", images[0]) // again
+		s.pull(c, app, "v0", images[0])   // again
 		c.Used(images[1].Digest, s.now()) // whose layers the client has
 
 		would := prune(s, c, cache.Pruning{To: 2*layer + layer/2, DryRun: true})

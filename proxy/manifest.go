@@ -33,15 +33,14 @@ func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, repository oc
 		return nil
 	}
 	m := admission.Manifest
-	if !accepts(r.Header.Values("Accept"), m.MediaType) {
+	if !accepts(r.Header["Accept"], m.MediaType) {
 		return fmt.Errorf("%s is an %s: %w", ref, m.MediaType, errNotAccepted)
 	}
 	header := w.Header()
 	tell(header, admission)
-	header["Content-Type"] = []string{m.MediaType}
-	header["Docker-Content-Digest"] = []string{m.Digest.String()}
-	header["Etag"] = []string{`"` + m.Digest.String() + `"`}
-	if matchesETag(r.Header.Values("If-None-Match"), m.Digest) {
+	values := []string{m.MediaType, m.Digest.String(), `"` + m.Digest.String() + `"`}
+	header["Content-Type"], header["Docker-Content-Digest"], header["Etag"] = values[:1:1], values[1:2:2], values[2:]
+	if matchesETag(r.Header["If-None-Match"], m.Digest) {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
@@ -106,8 +105,8 @@ func tell(header http.Header, a *gate.Admission) {
 	if a.Verdict.ID == "" {
 		return // evidence is not judged
 	}
-	header["Trustgate-Verdict"] = []string{string(a.Verdict.Action)}
-	header["Trustgate-Decision-Id"] = []string{a.Verdict.ID}
+	values := []string{string(a.Verdict.Action), a.Verdict.ID}
+	header["Trustgate-Verdict"], header["Trustgate-Decision-Id"] = values[:1:1], values[1:]
 	if a.Source != nil && a.Source.URL != "" {
 		header["Link"] = []string{"<" + headerText(a.Source.URL) + `>; rel="source"`}
 	}

@@ -17,7 +17,7 @@ import (
 
 // least is the size in bytes up to which the heap always grows before it is
 // collected.
-const least = 28 << 20
+const least = 36 << 20
 
 var once sync.Once
 
