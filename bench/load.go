@@ -29,6 +29,7 @@ type load struct {
 	bytes     float64 // a second
 	cpu       float64 // seconds of the server's, an answer
 	cpuPerGB  float64 // seconds
+	allPerGB  float64 // the same of everything on the machine
 	latency   []time.Duration
 }
 
@@ -63,7 +64,7 @@ func (w *world) put(ctx context.Context, on *server, connections int, during tim
 	}
 	l := load{
 		perSecond: requests / micros * 1e6, bytes: bytes / micros * 1e6,
-		cpu: used.Seconds() / requests, cpuPerGB: used.Seconds() / bytes * 1e9,
+		cpu: used.Seconds() / requests,
 	}
 	for _, micros := range at {
 		l.latency = append(l.latency, time.Duration(micros)*time.Microsecond)
@@ -74,7 +75,7 @@ func (w *world) put(ctx context.Context, on *server, connections int, during tim
 // pull is put with so many clients of their own, each of which reads a blob of the size
 // again and again: one thread of wrk is slower than what it asks.
 func (w *world) pull(ctx context.Context, on *server, clients int, during time.Duration, path string, size int64) (load, error) {
-	before, began := on.process.cpu(), time.Now()
+	before, all, began := on.process.cpu(), busy(), time.Now()
 	var pulled atomic.Int64
 	var running errgroup.Group
 	for range clients {
@@ -93,7 +94,11 @@ func (w *world) pull(ctx context.Context, on *server, clients int, during time.D
 	}
 	err := running.Wait()
 	bytes := float64(pulled.Load())
-	return load{bytes: bytes / time.Since(began).Seconds(), cpuPerGB: (on.process.cpu() - before).Seconds() / bytes * 1e9}, err
+	return load{
+		bytes:    bytes / time.Since(began).Seconds(),
+		cpuPerGB: (on.process.cpu() - before).Seconds() / bytes * 1e9,
+		allPerGB: (busy() - all).Seconds() / bytes * 1e9,
+	}, err
 }
 
 // ask is put with a client of its own, which is slower: wrk waits for the body of

@@ -24,8 +24,8 @@ func main() {
 		exit(serveBare(os.Args[2], os.Args[3]))
 	}
 	o := options{}
-	flag.IntVar(&o.rounds, "rounds", 5, "how often everything is measured, in turns")
-	flag.DurationVar(&o.time, "time", 3*time.Second, "how long one measurement of throughput takes")
+	flag.IntVar(&o.rounds, "rounds", 9, "how often everything is measured, in turns")
+	flag.DurationVar(&o.time, "time", 2*time.Second, "how long one measurement of throughput takes")
 	flag.IntVar(&o.verdicts, "verdicts", 1_000_000, "verdicts in the large ledger")
 	flag.IntVar(&o.images, "images", 10_000, "images in the large cache")
 	flag.StringVar(&o.out, "out", ".", "folder for RESULTS.md and the plots; empty writes none")

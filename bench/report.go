@@ -98,11 +98,11 @@ func (r *report) markdown() string {
 	var b strings.Builder
 	b.WriteString("# Results\n\nWritten by `make bench`. Everything ran on one machine, the clients on the same cores as the servers, so that a\n" +
 		"figure by itself says little: compare the ratios. Medians, with the lowest and the highest of the rounds; the servers took\n" +
-		"turns. CPU is that of the server alone.\n\n")
+		"turns. CPU is that of the server alone where nothing else is said.\n\n")
 	for _, line := range r.machine {
 		b.WriteString("- " + line + "\n")
 	}
-	fmt.Fprintf(&b, "- rounds: %d, of %s each where throughput is measured (wrk, one thread)\n", r.options.rounds, r.options.time)
+	fmt.Fprintf(&b, "- rounds: %d, of %s each where throughput is measured (wrk, one thread; blobs of 50 MiB by four processes of curl)\n", r.options.rounds, r.options.time)
 	servers := []string{"trustgate", "distribution", "net/http", "nginx"}
 	b.WriteString("\n| what | unit | trustgate | distribution | bare net/http | nginx | others |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, row := range r.rows {
