@@ -29,7 +29,7 @@ type row struct {
 	values     map[string][]float64
 }
 
-// goal is a ratio that TrustGate's median should have to another's.
+// goal is a ratio that TrustGate should have to another.
 type goal struct {
 	to    string
 	bound bound
@@ -86,6 +86,16 @@ func median(values []float64) float64 {
 	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
 
+// medianRatio is the median of the ratios within one round each: the machine is not
+// equally fast in all of them.
+func medianRatio(of, to []float64) float64 {
+	ratios := make([]float64, min(len(of), len(to)))
+	for i := range ratios {
+		ratios[i] = of[i] / to[i]
+	}
+	return median(ratios)
+}
+
 // own is the server that a row is about.
 func (r *row) own() string {
 	if slices.Contains(r.names, "trustgate") && len(r.goals) > 0 && r.goals[0].to == "trustgate" {
@@ -98,7 +108,7 @@ func (r *report) markdown() string {
 	var b strings.Builder
 	b.WriteString("# Results\n\nWritten by `make bench`. Everything ran on one machine, the clients on the same cores as the servers, so that a\n" +
 		"figure by itself says little: compare the ratios. Medians, with the lowest and the highest of the rounds; the servers took\n" +
-		"turns. CPU is that of the server alone where nothing else is said.\n\n")
+		"turns, and a ratio is the median of those within a round. CPU is that of the server alone where nothing else is said.\n\n")
 	for _, line := range r.machine {
 		b.WriteString("- " + line + "\n")
 	}
@@ -120,13 +130,13 @@ func (r *report) markdown() string {
 	}
 	b.WriteString("\n| goal | ratio or figure | wanted | met |\n| --- | --- | --- | --- |\n")
 	for _, row := range r.rows {
-		of := median(row.values[row.own()])
+		of := row.values[row.own()]
 		for _, g := range row.goals {
-			ratio := of / median(row.values[g.to])
+			ratio := medianRatio(of, row.values[g.to])
 			fmt.Fprintf(&b, "| %s, to %s | %.2f | %s %g | %s |\n", row.name, g.to, ratio, g.bound, g.ratio, yes(g.bound.met(ratio, g.ratio)))
 		}
 		if row.most > 0 {
-			fmt.Fprintf(&b, "| %s | %.1f %s | %s %g | %s |\n", row.name, of, row.unit, atMost, row.most, yes(of <= row.most))
+			fmt.Fprintf(&b, "| %s | %.1f %s | %s %g | %s |\n", row.name, median(of), row.unit, atMost, row.most, yes(median(of) <= row.most))
 		}
 	}
 	if len(r.latencies.names) > 0 {

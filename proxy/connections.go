@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -112,6 +113,7 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	bounded := &connection{Conn: conn, spare: taken == l.c.spare}
+	bounded.reads.arm, bounded.writes.arm = conn.SetReadDeadline, conn.SetWriteDeadline
 	if bounded.spare {
 		// Somebody may have left while this one was waited for.
 		select {
@@ -136,6 +138,8 @@ type connection struct {
 	spare   bool
 	release func()
 
+	reads, writes deadline
+
 	gathered *bytes.Buffer // what waits for the rest of an answer; mostly nil
 }
 
@@ -149,7 +153,7 @@ func (c *connection) gather() { c.gathered = gathering.Get().(*bytes.Buffer) }
 func (c *connection) send() error {
 	whole := c.gathered
 	c.gathered = nil
-	_, err := c.Conn.Write(whole.Bytes())
+	_, err := c.write(whole.Bytes())
 	whole.Reset()
 	gathering.Put(whole)
 	if err != nil {
@@ -163,8 +167,43 @@ func (c *connection) Write(p []byte) (int, error) {
 	if c.gathered != nil {
 		return c.gathered.Write(p)
 	}
-	return c.Conn.Write(p)
+	return c.write(p)
 }
+
+func (c *connection) write(p []byte) (sent int, err error) {
+	for {
+		if err := c.writes.begin(); err != nil {
+			return sent, err
+		}
+		n, err := c.Conn.Write(p[sent:])
+		if sent += n; !c.writes.again(err) {
+			return sent, err
+		}
+	}
+}
+
+// Read implements net.Conn.
+func (c *connection) Read(p []byte) (int, error) {
+	for {
+		if err := c.reads.begin(); err != nil {
+			return 0, err
+		}
+		if n, err := c.Conn.Read(p); !c.reads.again(err) || n > 0 {
+			return n, err
+		}
+	}
+}
+
+// SetDeadline implements net.Conn.
+func (c *connection) SetDeadline(t time.Time) error {
+	return errors.Join(c.reads.set(t), c.writes.set(t))
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *connection) SetReadDeadline(t time.Time) error { return c.reads.set(t) }
+
+// SetWriteDeadline implements net.Conn.
+func (c *connection) SetWriteDeadline(t time.Time) error { return c.writes.set(t) }
 
 // Close implements net.Conn.
 func (c *connection) Close() error {
@@ -174,6 +213,9 @@ func (c *connection) Close() error {
 
 // ReadFrom lets the kernel send files: net/http looks for it.
 func (c *connection) ReadFrom(src io.Reader) (int64, error) {
+	if err := c.writes.exact(); err != nil {
+		return 0, err
+	}
 	if direct, ok := c.Conn.(io.ReaderFrom); ok {
 		return direct.ReadFrom(src)
 	}
