@@ -56,7 +56,7 @@ e2e:
 fuzz:
 	./tools/fuzz.sh $(FUZZ) $(FUZZERS)
 
-# Beside other servers, into bench/RESULTS.md. Takes 25 minutes; nothing else should run.
+# Beside other servers, into bench/RESULTS.md. Takes 20 minutes; nothing else should run.
 bench:
 	./bench/install.sh
 	./e2e/tools.sh
