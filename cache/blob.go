@@ -206,11 +206,16 @@ func (b *Blob) Wait(ctx context.Context) error {
 }
 
 // settle gives a complete blob a file of its own, for the sake of sendfile.
-// Without one it goes on reading the fill's.
+// Without one, or when it is not as it was hashed any more, it goes on reading the
+// fill's, which ends with an error before it ends too soon.
 func (b *Blob) settle() {
-	// The fill's is unchanged from its end to its last reader.
-	if file, stamp := b.openOwn(b.fill.file); file != nil {
+	file, stamp := b.openOwn(b.fill.file)
+	switch {
+	case file == nil:
+	case stamp.equal(b.fill.hashed):
 		b.stored = &stored{stamp: stamp, file: file}
+	default:
+		file.Close()
 	}
 }
 
@@ -439,6 +444,9 @@ func (s *stored) Seek(offset int64, whence int) (int64, error) {
 		return s.content.Seek(offset, whence)
 	}
 	if s.file != nil {
+		if whence == io.SeekEnd { // which is where it was when it was hashed
+			offset, whence = offset+s.stamp.size, io.SeekStart
+		}
 		return s.file.Seek(offset, whence)
 	}
 	before := s.off

@@ -39,6 +39,7 @@ type fill struct {
 
 	mu       sync.Mutex
 	file     *os.File      // what readers read; nil before opened
+	hashed   stamp         // what file was when all of it was
 	temp     bool          // file is in the spool and no blob yet
 	refs     int           // readers, and the goroutine that fills
 	written  int64         // bytes in file that have been hashed
@@ -142,6 +143,7 @@ func (c *Cache) hashStored(f *fill, found *stored) error {
 	quiet := func(int) {}
 	if found.file != nil {
 		f.open(found.file, false) // which closes it; readers do not move its offset
+		f.hashed = found.stamp
 		return f.pump(c.ctx, found, nil, quiet)
 	}
 	defer found.Close()
@@ -150,7 +152,7 @@ func (c *Cache) hashStored(f *fill, found *stored) error {
 		return err
 	}
 	f.open(file, true)
-	return f.pump(c.ctx, found, file, quiet)
+	return errors.Join(f.pump(c.ctx, found, file, quiet), f.seal())
 }
 
 // matches hashes stored content of whatever length.
@@ -224,6 +226,17 @@ func (c *Cache) pull(f *fill, fetch Fetch) error {
 		}
 		return fmt.Errorf("fetching %s: %w", f.digest, err)
 	}
+	return f.seal()
+}
+
+// seal remembers the file that was hashed before others can reach it: from then on it
+// may become another one.
+func (f *fill) seal() error {
+	info, err := f.file.Stat()
+	if err != nil {
+		return fmt.Errorf("looking at the spool: %w", err)
+	}
+	f.hashed = fileStamp(info)
 	return nil
 }
 
@@ -281,11 +294,7 @@ func (c *Cache) commit(f *fill) error {
 		f.mu.Lock()
 		f.temp = false
 		f.mu.Unlock()
-		info, err := f.file.Stat()
-		if err != nil {
-			return err
-		}
-		c.verified.Add(f.digest, fileStamp(info))
+		c.verified.Add(f.digest, f.hashed)
 		c.grew(f.size)
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -533,6 +534,43 @@ func TestDamageInAVerifiedBlob(t *testing.T) {
 			t.Fatalf("after its removal: %v after %d fetches", err, up.fetched.Load())
 		}
 	})
+}
+
+// TestDamageWhileItIsKept: a file that is cut short as soon as it has its place is
+// never taken for the whole.
+func TestDamageWhileItIsKept(t *testing.T) {
+	c := filesystem(t).open(t)
+	for i := range 20 {
+		raw, d := content(200_000 + i)
+		damaged := make(chan struct{})
+		go func() {
+			defer close(damaged)
+			for os.Truncate(c.filePath(blobDataPath(d.Digest)), 1000) != nil && t.Context().Err() == nil {
+				runtime.Gosched()
+			}
+		}()
+		for after := 0; after < 5; {
+			select {
+			case <-damaged:
+				after++
+			default:
+			}
+			blob, err := c.Blob(t.Context(), d, (&source{raw: raw}).fetch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := blob.Wait(t.Context()); err == nil {
+				if end, err := blob.Seek(0, io.SeekEnd); end != d.Size {
+					t.Fatalf("%d bytes end at %d, %v", d.Size, end, err)
+				}
+			}
+			blob.Close()
+		}
+		c.owned.Wait() // or the next pull joins what has been cut short
+		if got, err := pull(t, c, d, &source{raw: raw}); err != nil || !bytes.Equal(got, raw) {
+			t.Fatalf("afterwards: %d bytes, %v", len(got), err)
+		}
+	}
 }
 
 // TestLyingManifest names another image's blob with a wrong size; the blob and

@@ -42,7 +42,7 @@ type uses struct {
 	at map[digest.Digest]int64 // nanoseconds since 1970
 }
 
-// Used says that somebody asked for content which may be in the cache. Blob and
+// Used says that somebody asked at that time for content which may be in the cache. Blob and
 // Bytes say it themselves; whoever keeps content in memory says it for that.
 func (c *Cache) Used(d digest.Digest, at time.Time) {
 	u := &c.uses
