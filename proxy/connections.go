@@ -140,7 +140,7 @@ type connection struct {
 
 	reads, writes deadline
 
-	gathered *bytes.Buffer // what waits for the rest of an answer; mostly nil
+	gathered *bytes.Buffer // what waits for the rest of an answer of HTTP/1.1; mostly nil
 }
 
 var gathering = sync.Pool{New: func() any { return new(bytes.Buffer) }}
@@ -170,8 +170,8 @@ func (c *connection) Write(p []byte) (int, error) {
 	return c.write(p)
 }
 
-func (c *connection) write(p []byte) (sent int, err error) {
-	for {
+func (c *connection) write(p []byte) (int, error) {
+	for sent := 0; ; {
 		if err := c.writes.begin(); err != nil {
 			return sent, err
 		}
@@ -188,7 +188,7 @@ func (c *connection) Read(p []byte) (int, error) {
 		if err := c.reads.begin(); err != nil {
 			return 0, err
 		}
-		if n, err := c.Conn.Read(p); !c.reads.again(err) || n > 0 {
+		if n, err := c.Conn.Read(p); !c.reads.again(err) {
 			return n, err
 		}
 	}
@@ -216,6 +216,7 @@ func (c *connection) ReadFrom(src io.Reader) (int64, error) {
 	if err := c.writes.exact(); err != nil {
 		return 0, err
 	}
+	defer c.writes.end()
 	if direct, ok := c.Conn.(io.ReaderFrom); ok {
 		return direct.ReadFrom(src)
 	}
@@ -238,7 +239,9 @@ const atOnce = 1 << 20
 func (c *Connections) steadily(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s := &steadyAnswer{ResponseWriter: w, control: http.NewResponseController(w), time: c.Patience}
-		s.plain, _ = r.Context().Value(plainKey{}).(*connection)
+		if r.ProtoMajor == 1 { // the streams of HTTP/2 share theirs
+			s.plain, _ = r.Context().Value(plainKey{}).(*connection)
+		}
 		if r.ContentLength != 0 {
 			// What the last answer on this connection left does not count while a
 			// client waits to be told that it may send.

@@ -47,6 +47,9 @@ type front struct {
 // protocols are how clients speak to the gate.
 var protocols = []string{"HTTP/1.1", "HTTP/2.0"}
 
+// unencrypted is another, of HTTP/2 without TLS.
+const unencrypted = "h2c"
+
 // handlerFor serves the stage's registry and nothing else.
 func handlerFor(s *stage.Stage, g proxy.Gate, change ...func(*proxy.Options)) http.Handler {
 	s.Helper()
@@ -68,11 +71,18 @@ func serve(s *stage.Stage, protocol string, handler http.Handler, change ...func
 		c(server)
 	}
 	f := &front{TB: s.TB, server: server, registry: registryHost}
-	if protocol == "HTTP/2.0" {
+	switch protocol {
+	case "HTTP/2.0":
 		server.EnableHTTP2 = true
 		server.StartTLS()
 		f.base = "https://" + gateHost
-	} else {
+	case unencrypted:
+		server.Config.Protocols = new(http.Protocols)
+		server.Config.Protocols.SetUnencryptedHTTP2(true)
+		server.Start()
+		f.base = server.URL
+		server.Client().Transport.(*http.Transport).Protocols = server.Config.Protocols
+	default:
 		server.Start()
 		f.base = server.URL
 	}

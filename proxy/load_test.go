@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/trustgate/trustgate/access"
 	"github.com/trustgate/trustgate/internal/stage"
@@ -114,7 +116,7 @@ func TestLimits(t *testing.T) {
 	// What net/http would send in parts goes out at once, and is the same.
 	t.Run("small answers", func(t *testing.T) {
 		s := s.For(t)
-		for _, protocol := range protocols {
+		for _, protocol := range append(slices.Clone(protocols), unencrypted) {
 			t.Run(protocol, func(t *testing.T) {
 				s := s.For(t)
 				var written atomic.Int64
@@ -143,6 +145,17 @@ func TestLimits(t *testing.T) {
 							t.Fatalf("%d bytes are sent in %d parts", size, parts)
 						}
 					}
+					var together errgroup.Group
+					for range 16 { // on one connection of HTTP/2
+						together.Go(func() error {
+							a, err := f.try(http.MethodGet, path)
+							if err == nil {
+								a.served(d)
+							}
+							return err
+						})
+					}
+					s.Must(together.Wait())
 				}
 			})
 		}
