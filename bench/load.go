@@ -84,7 +84,10 @@ func (w *world) pull(ctx context.Context, on *server, clients int, during time.D
 				const times = 16
 				out, err := exec.CommandContext(ctx, "curl", "-sS", "--fail", "-o", os.DevNull, "-w", "%{size_download}\n",
 					on.url(path)+fmt.Sprintf("#[1-%d]", times)).CombinedOutput()
-				if err != nil || string(out) != strings.Repeat(fmt.Sprintln(size), times) {
+				if err == nil && string(out) != strings.Repeat(fmt.Sprintln(size), times) {
+					err = fmt.Errorf("not %d times %d bytes", times, size)
+				}
+				if err != nil {
 					return fmt.Errorf("pulling %s from %s: %w\n%s", path, on.name, err, out)
 				}
 				pulled.Add(times * size)

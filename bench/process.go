@@ -105,7 +105,7 @@ func busy() time.Duration {
 	fields := strings.Fields(string(raw[:max(0, bytes.IndexByte(raw, '\n'))]))
 	var ticks int
 	for i, field := range fields {
-		if idle := i == 4 || i == 5; i > 0 && i < 9 && !idle { // the guests' are counted with the users'
+		if idle := i == 4 || i == 5; i > 0 && i < 8 && !idle { // then come what other machines took and what guests used
 			n, _ := strconv.Atoi(field)
 			ticks += n
 		}

@@ -112,7 +112,7 @@ func (r *report) markdown() string {
 	for _, line := range r.machine {
 		b.WriteString("- " + line + "\n")
 	}
-	fmt.Fprintf(&b, "- rounds: %d, of %s each where throughput is measured (wrk, one thread; blobs of 50 MiB by four processes of curl)\n", r.options.rounds, r.options.time)
+	fmt.Fprintf(&b, "- rounds: %d, of %s each where throughput is measured (wrk, one thread; blobs of 50 MiB by four processes of curl); more and shorter ones of HEAD and of cold blobs\n", r.options.rounds, r.options.time)
 	servers := []string{"trustgate", "distribution", "net/http", "nginx"}
 	b.WriteString("\n| what | unit | trustgate | distribution | bare net/http | nginx | others |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, row := range r.rows {

@@ -40,7 +40,8 @@ type Judge interface {
 	Decide(ctx context.Context, input *policy.Input) (policy.Decision, error)
 	// Revision changes whenever a decision could.
 	Revision() string
-	// RequestFields names the members of input.request that decisions depend on.
+	// RequestFields names the members of input.request that decisions depend on; it
+	// does not change.
 	RequestFields() []string
 }
 

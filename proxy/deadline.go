@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// deadline is one of a connection's two. net/http moves them nine times a
-// request, nearly always further away, and each move costs a timer. So the one
-// that the connection below knows of stays where it is, and who is woken by it looks
-// whether it has been moved meanwhile.
+// deadline is one of a connection's two. They are moved nine times a request,
+// mostly while nobody waits or further away, and each move costs a timer. So the one
+// that the connection below knows of stays where it is until somebody would wait too
+// long, and who is woken by it looks whether it has been moved meanwhile.
 type deadline struct {
 	arm func(time.Time) error // of the connection below
 
@@ -51,23 +51,33 @@ func (d *deadline) begin() error {
 var begun = time.Now()
 
 func (d *deadline) again(err error) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.waiting--
+	d.end()
 	if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return false
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	return (d.at.IsZero() || time.Until(d.at) > 0) && d.rearm() == nil
 }
 
-// exact is begin for a call that cannot be repeated.
+// exact is begin for a call that cannot be repeated, after which comes end. What is
+// moved further away meanwhile does not count.
 func (d *deadline) exact() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.at == d.armed {
-		return nil
+	if d.at != d.armed {
+		if err := d.rearm(); err != nil {
+			return err
+		}
 	}
-	return d.rearm()
+	d.waiting++
+	return nil
+}
+
+func (d *deadline) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.waiting--
 }
 
 func (d *deadline) rearm() error {
