@@ -26,10 +26,7 @@ var percentiles = []float64{50, 75, 90, 95, 99, 99.9}
 // load is what one run of wrk saw.
 type load struct {
 	perSecond float64 // answers
-	bytes     float64 // a second
 	cpu       float64 // seconds of the server's, an answer
-	cpuPerGB  float64 // seconds
-	allPerGB  float64 // the same of everything on the machine
 	latency   []time.Duration
 }
 
@@ -54,27 +51,31 @@ func (w *world) put(ctx context.Context, on *server, connections int, during tim
 	if !found {
 		return load{}, fmt.Errorf("wrk says nothing that can be read:\n%s", said)
 	}
-	var requests, micros, bytes, errors float64
+	var requests, micros, errors float64
 	var at [6]int64
-	if _, err := fmt.Sscan(line, &requests, &micros, &bytes, &errors, &at[0], &at[1], &at[2], &at[3], &at[4], &at[5]); err != nil {
+	if _, err := fmt.Sscan(line, &requests, &micros, &errors, &at[0], &at[1], &at[2], &at[3], &at[4], &at[5]); err != nil {
 		return load{}, fmt.Errorf("reading %q: %w", line, err)
 	}
 	if errors > 0 || requests == 0 {
 		return load{}, fmt.Errorf("%s: %.0f of %.0f requests for %s failed", on.name, errors, requests, paths[0])
 	}
-	l := load{
-		perSecond: requests / micros * 1e6, bytes: bytes / micros * 1e6,
-		cpu: used.Seconds() / requests,
-	}
+	l := load{perSecond: requests / micros * 1e6, cpu: used.Seconds() / requests}
 	for _, micros := range at {
 		l.latency = append(l.latency, time.Duration(micros)*time.Microsecond)
 	}
 	return l, nil
 }
 
-// pull is put with so many clients of their own, each of which reads a blob of the size
-// again and again: one thread of wrk is slower than what it asks.
-func (w *world) pull(ctx context.Context, on *server, clients int, during time.Duration, path string, size int64) (load, error) {
+// pulls are what clients of a large blob saw.
+type pulls struct {
+	perSecond float64 // bytes
+	cpu       float64 // seconds of the server's, a GB
+	all       float64 // seconds of everything on the machine, a GB
+}
+
+// pull lets so many clients read a blob of the size again and again, each a process of
+// its own: one thread of wrk is slower than what it asks.
+func (w *world) pull(ctx context.Context, on *server, clients int, during time.Duration, path string, size int64) (pulls, error) {
 	before, all, began := on.process.cpu(), busy(), time.Now()
 	var pulled atomic.Int64
 	var running errgroup.Group
@@ -97,10 +98,10 @@ func (w *world) pull(ctx context.Context, on *server, clients int, during time.D
 	}
 	err := running.Wait()
 	bytes := float64(pulled.Load())
-	return load{
-		bytes:    bytes / time.Since(began).Seconds(),
-		cpuPerGB: (on.process.cpu() - before).Seconds() / bytes * 1e9,
-		allPerGB: (busy() - all).Seconds() / bytes * 1e9,
+	return pulls{
+		perSecond: bytes / time.Since(began).Seconds(),
+		cpu:       (on.process.cpu() - before).Seconds() / bytes * 1e9,
+		all:       (busy() - all).Seconds() / bytes * 1e9,
 	}, err
 }
 

@@ -78,7 +78,7 @@ func (o options) run(ctx context.Context) (err error) {
 		rows    string // what -only looks at
 		measure func(context.Context, *world, *report) error
 	}{
-		{"warm", warm}, {"head", heads}, {"connections", connections}, {"cold blob", coldBlobs}, {"cold admission", coldAdmissions},
+		{"warm", warm}, {"warm large blob", largeBlobs}, {"head", heads}, {"connections", connections}, {"cold blob", coldBlobs}, {"cold admission", coldAdmissions},
 		{"memory", memory}, {"ledger", largeLedger}, {"start", largeCache},
 	} {
 		if !o.only.MatchString(part.rows) {

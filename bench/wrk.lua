@@ -14,7 +14,7 @@ end
 
 function done(summary, latency)
   local errors = summary.errors
-  io.write(string.format("measured %d %d %d %d", summary.requests, summary.duration, summary.bytes,
+  io.write(string.format("measured %d %d %d", summary.requests, summary.duration,
     errors.connect + errors.read + errors.write + errors.status + errors.timeout))
   for _, p in ipairs({50, 75, 90, 95, 99, 99.9}) do io.write(string.format(" %d", latency:percentile(p))) end
   io.write("\n")

@@ -36,10 +36,10 @@ type fill struct {
 
 	opened chan struct{} // closed when there is something to read, and at the end
 	done   chan struct{} // closed when the outcome is known
+	hashed stamp         // what a file was when all of it was; read after done
 
 	mu       sync.Mutex
 	file     *os.File      // what readers read; nil before opened
-	hashed   stamp         // what file was when all of it was
 	temp     bool          // file is in the spool and no blob yet
 	refs     int           // readers, and the goroutine that fills
 	written  int64         // bytes in file that have been hashed
@@ -152,7 +152,7 @@ func (c *Cache) hashStored(f *fill, found *stored) error {
 		return err
 	}
 	f.open(file, true)
-	return errors.Join(f.pump(c.ctx, found, file, quiet), f.seal())
+	return f.pump(c.ctx, found, file, quiet)
 }
 
 // matches hashes stored content of whatever length.
@@ -226,13 +226,7 @@ func (c *Cache) pull(f *fill, fetch Fetch) error {
 		}
 		return fmt.Errorf("fetching %s: %w", f.digest, err)
 	}
-	return f.seal()
-}
-
-// seal remembers the file that was hashed before others can reach it: from then on it
-// may become another one.
-func (f *fill) seal() error {
-	info, err := f.file.Stat()
+	info, err := file.Stat() // before others can reach it: from then on it may change
 	if err != nil {
 		return fmt.Errorf("looking at the spool: %w", err)
 	}

@@ -52,7 +52,7 @@ var begun = time.Now()
 
 func (d *deadline) again(err error) bool {
 	d.end()
-	if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return false
 	}
 	d.mu.Lock()

@@ -204,10 +204,10 @@ func parse(u *url.URL) (call, error) {
 	case "manifests":
 		c.operation = opManifest
 	case "uploads": // with an id, or just a slash after it
-		if c.operation, ok = opUpload, strings.HasSuffix(name, "/blobs"); !ok {
+		c.operation = opUpload
+		if c.name, ok = strings.CutSuffix(name, "/blobs"); !ok {
 			return none, errNoSuchCall
 		}
-		c.name = strings.TrimSuffix(name, "/blobs")
 	case "blobs":
 		if c.operation = opBlob; last == "uploads" {
 			c.operation, c.reference = opUpload, ""
